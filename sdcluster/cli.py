@@ -1,0 +1,170 @@
+"""The `sdcluster` command: options in, exit status out. What it does lives elsewhere."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from sdcluster import __version__
+from sdcluster.config import Config, config_path, from_options, load
+from sdcluster.errors import ConfigError, SdclusterError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SCHEDULING = ("round-robin", "shared", "reuseport")
+
+
+class _Group(click.Group):
+    """Turns our errors into a message and an exit status, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SdclusterError as error:
+            _fail(error)
+
+
+def _fail(error: SdclusterError) -> NoReturn:
+    problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+    for problem in problems:
+        # Under systemd the prefix gives the journal entry its priority, see sd-daemon(3).
+        prefix = "<3>" if "JOURNAL_STREAM" in os.environ else ""
+        click.echo(f"{prefix}sdcluster: {problem}", err=True)
+    sys.exit(error.exit_status)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="sdcluster %(version)s")
+def main() -> None:
+    """Serve Python apps on every core, the systemd way."""
+
+
+@main.command()
+@click.argument("app", metavar="MODULE:ATTR", required=False)
+@click.option("--listen", "-l", multiple=True, metavar="ADDR", help="HOST:PORT, [V6]:PORT, /PATH.")
+@click.option("--workers", "-w", metavar="N|max", help="Worker processes; max: one a CPU.")
+@click.option("--scheduling", type=click.Choice(SCHEDULING), help="Who accepts connections.")
+@click.option("--directory", "-d", metavar="DIR", help="Where the app is. Default: here.")
+@click.option("--venv", metavar="DIR", help="The app's virtualenv.")
+@click.option("--name", metavar="NAME", help="The instance's name. Default: the module's.")
+@click.option("--config", "config_file", metavar="FILE", help="A TOML file; options override it.")
+@click.option("--preload/--no-preload", default=None, help="Import before the fork, or after.")
+@click.option("--access-log", is_flag=True, default=None, help="Log every request.")
+def run(app: str | None, name: str | None, config_file: str | None, **given: Any) -> None:
+    """Serve MODULE:ATTR in the foreground. No systemd is needed.
+
+    SIGTERM and SIGINT drain and end it, a second one ends it at once. SIGHUP and SIGUSR2 replace
+    the workers with new code, one at a time. SIGTTIN adds a worker, SIGTTOU removes one.
+    """
+    options = {key: value for key, value in given.items() if value not in (None, ())}
+    if "listen" in options:
+        options["listen"] = list(options["listen"])
+    if "workers" in options and options["workers"].isdecimal():
+        options["workers"] = int(options["workers"])
+    if app is not None:
+        options["app"] = app
+    if app is None and config_file is None:
+        raise click.UsageError("give MODULE:ATTR, or --config FILE")
+
+    here = Path.cwd()
+
+    def read() -> Config:
+        if config_file is not None:
+            return load(Path(config_file), name=name, overrides=options)
+        module = str(app).partition(":")[0].rpartition(".")[2]
+        return from_options(options, name=name or module or "app", directory=here)
+
+    def say_ready(_addresses: list[str]) -> None:
+        click.echo("ready")
+
+    def say_start(config: Config) -> None:
+        addresses = ", ".join(str(address) for address in config.listen)
+        click.echo(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
+        click.echo(f"listening on {addresses}")
+
+    config = read()
+    say_start(config)
+    _serve(config, read, say_ready)
+
+
+@main.command()
+@click.argument("name")
+def serve(name: str) -> None:
+    """Serve NAME as configured in /etc/sdcluster/NAME.toml. What the unit starts."""
+
+    def read() -> Config:
+        return load(config_path(name), name=name)
+
+    _serve(read(), read, lambda _addresses: None)
+
+
+def _serve(
+    config: Config, reread: Callable[[], Config], on_ready: Callable[[list[str]], None]
+) -> NoReturn:
+    from sdcluster.master.main import serve as serve_cluster  # The other commands do without it.
+
+    sys.exit(serve_cluster(config, reread=reread, on_ready=on_ready))
+
+
+@main.command()
+@click.argument("name")
+def reload(name: str) -> None:
+    """Replace the workers of NAME with new code, one at a time, and wait for it.
+
+    Exits with 0 when the new code serves. Else the old code serves on; the reason is told.
+    """
+    from sdcluster import display
+    from sdcluster.client import Master
+
+    with Master(name, timeout_s=None) as master:
+        display.show_reload(master.call_more("Reload"))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(name: str, as_json: bool) -> None:
+    """Show the workers of NAME: where each is on its way, and what it has done."""
+    from sdcluster.client import Master
+
+    with Master(name) as master:
+        reply = master.call("Status")
+    if as_json:
+        click.echo(json.dumps(reply, indent=2))
+    else:
+        from sdcluster import display
+
+        display.show_status(reply)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("workers", metavar="N|+N|-N")
+def scale(name: str, workers: str) -> None:
+    """Run N workers from now on, or N more, or N fewer. A reload of a changed file overrides it."""
+    from sdcluster.client import Master
+
+    try:
+        number = int(workers)
+    except ValueError:
+        raise click.BadParameter(f"{workers!r} is not N, +N or -N") from None
+    key = "delta" if workers[0] in "+-" else "workers"
+    with Master(name) as master:
+        reply = master.call("Scale", **{key: number})
+    click.echo(f"{name}: {reply['workers']} workers")
+
+
+@main.command()
+@click.argument("target", metavar="NAME|FILE")
+def check(target: str) -> None:
+    """Validate a configuration, and import its app in a process of its own. Binds nothing."""
+    from sdcluster.master.check import check_app
+
+    is_file = "/" in target or target.endswith(".toml")
+    config = load(Path(target) if is_file else config_path(target))
+    interface = check_app(config)
+    click.echo(f"{config.source}: OK, {config.app or ' '.join(config.exec)} ({interface})")

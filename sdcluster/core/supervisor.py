@@ -1,0 +1,575 @@
+"""The supervisor: makes each slot's actual worker match the generation that the slot wants.
+
+Events go in through `handle`, actions come out; `states` tells the theory. The rules, in the order
+in which `_settle` applies them after every event:
+
+1. What has lasted too long is ended, what has lasted long enough is admitted (`_expire`).
+2. A stopping cluster only waits for its workers.
+3. A reload moves through its phases: load, roll, watch; or back (`_continue_reload`).
+4. A dead mold is rebuilt by a reload of our own (`_rebuild_mold`).
+5. Slots are added or removed (`_resize`).
+6. Empty slots are filled, all at once (`_fill`).
+7. One slot, and never two, has its serving worker replaced by choice (`_replace_one`).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+from sdcluster.core import actions as act
+from sdcluster.core import events as ev
+from sdcluster.core.backoff import Backoff
+from sdcluster.core.states import (
+    EXPECTED,
+    ExitReason,
+    Generation,
+    Mold,
+    MoldState,
+    Phase,
+    Policy,
+    Reload,
+    ReloadCause,
+    ReloadPhase,
+    Slot,
+    SlotRecord,
+    Worker,
+    WorkerId,
+    WorkerState,
+)
+
+
+class Supervisor:
+    """The state of one cluster. `jitter` returns a random number from 0 to 1."""
+
+    def __init__(self, *, jitter: Callable[[], float]) -> None:
+        self.phase = Phase.BOOTING
+        self.slots: dict[Slot, SlotRecord] = {}
+        self.workers: dict[WorkerId, Worker] = {}
+        self.molds: dict[Generation, Mold] = {}
+        self.current = Generation(1)
+        """The generation that serves, or served last: a rollback's goal."""
+        self.reload: Reload | None = None
+        self.wanted = 0
+        """The number of workers wanted."""
+        self.restarts = 0
+        """Workers lost without it being the cluster's choice."""
+        self._policies: dict[Generation, Policy] = {}
+        self._jitter = jitter
+        self._reload_again = False
+        self._last_worker = 0
+        self._last_generation = 1
+        self._rebuild_backoff = Backoff()
+        self._rebuild_at = 0.0
+        self._failure = ""
+        self._now = 0.0
+        self._actions: list[act.Action] = []
+
+    @property
+    def ready(self) -> int:
+        """How many slots have a worker that serves."""
+        return sum(slot.serving is not None for slot in self.slots.values())
+
+    def deadline(self) -> float | None:
+        """When `TimePassed` is due, on the clock of `handle`'s `now`; None for never."""
+        return min(self._deadlines(), default=None)
+
+    def handle(self, event: ev.Event, now: float) -> list[act.Action]:
+        """Take one event in and return what to do, in order."""
+        self._now = now
+        self._apply(event)
+        self._settle()
+        actions, self._actions = self._actions, []
+        return actions
+
+    # Events.
+
+    def _apply(self, event: ev.Event) -> None:
+        match event:
+            case ev.StartRequested():
+                self._load(self.current)
+            case ev.MoldStarted(generation, policy):
+                self._mold_started(generation, policy)
+            case ev.MoldReady(generation):
+                self._mold_ready(generation)
+            case ev.MoldFailed(generation, reason):
+                self._mold_lost(generation, reason)
+            case ev.MoldExited(generation, status):
+                self._mold_exited(generation, status)
+            case ev.ForkFailed(worker_id, reason):
+                self._worker_gone(worker_id, reason)
+            case ev.WorkerReady(worker_id):
+                self._worker_ready(worker_id)
+            case ev.WorkerFailed(worker_id, reason):
+                if worker := self.workers.get(worker_id):
+                    worker.failure = reason
+            case ev.WorkerStopping(worker_id):
+                self._worker_stopping(worker_id)
+            case ev.WorkerHung(worker_id, reason):
+                worker = self.workers.get(worker_id)
+                if worker and worker.state in (WorkerState.SERVING, WorkerState.PROVING):
+                    self._abort(worker, ExitReason.HUNG, reason)
+            case ev.WorkerWorn(worker_id):
+                worker = self.workers.get(worker_id)
+                if worker and worker.state is WorkerState.SERVING:
+                    self.slots[worker.slot].worn = True
+            case ev.WorkerExited(worker_id, status):
+                self._worker_gone(worker_id, status)
+            case ev.ReloadRequested():
+                self._reload_again = True
+            case ev.ScaleRequested(workers):
+                self.wanted = workers
+            case ev.StopRequested(at_once):
+                self._stop(at_once=at_once)
+            case ev.TimePassed():
+                pass
+            case _:
+                assert_never(event)
+
+    def _mold_started(self, generation: Generation, policy: Policy) -> None:
+        mold = self.molds.get(generation)
+        if mold is None or mold.state is not MoldState.STARTING:
+            return
+        mold.policy = self._policies[generation] = policy
+        mold.deadline = self._now + policy.ready_timeout_s
+        if self.phase is Phase.BOOTING:
+            self.wanted = policy.workers
+
+    def _mold_ready(self, generation: Generation) -> None:
+        mold = self.molds.get(generation)
+        if mold is None or mold.state is not MoldState.STARTING:
+            return
+        mold.state = MoldState.READY
+        mold.deadline = None
+
+    def _mold_exited(self, generation: Generation, status: str) -> None:
+        mold = self.molds.get(generation)
+        if mold is None:
+            return
+        if mold.state is MoldState.ABORTING and mold.policy is not None:
+            reason = f"the app did not load within {mold.policy.ready_timeout_s:g} s"
+        else:
+            reason = f"the mold died: {status}"
+        self._mold_lost(generation, reason)
+
+    def _mold_lost(self, generation: Generation, reason: str) -> None:
+        mold = self.molds.pop(generation, None)
+        if mold is None or self.phase in (Phase.STOPPING, Phase.STOPPED):
+            return
+        self._do(act.StopMold(generation))
+        if self.phase is Phase.BOOTING:
+            self._fail_boot(reason)
+        elif self.reload is not None and generation == self.reload.target:
+            self._fail_reload(reason)
+        elif generation == self.current:
+            self._rebuild_at = self._now + self._rebuild_backoff.delay_s(
+                self._now, jitter=self._jitter()
+            )
+
+    def _worker_ready(self, worker_id: WorkerId) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.state is not WorkerState.STARTING:
+            return
+        slot = self.slots[worker.slot]
+        probation_s = self._policy(worker.generation).probation_s
+        if slot.serving is None or probation_s <= 0:
+            self._admit(slot, worker)
+        else:
+            worker.state = WorkerState.PROVING
+            worker.deadline = self._now + probation_s
+
+    def _worker_stopping(self, worker_id: WorkerId) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.state in (WorkerState.DRAINING, WorkerState.KILLED):
+            return
+        if worker.state is WorkerState.ABORTING:
+            return
+        self._vacate(worker)
+        self._retire(worker, ExitReason.ITSELF)
+        self._unexpected(worker, f"worker {worker.id} stopped by itself")
+
+    def _worker_gone(self, worker_id: WorkerId, status: str) -> None:
+        worker = self.workers.pop(worker_id, None)
+        if worker is None:
+            return
+        slot = self.slots[worker.slot]
+        booting = worker.state is WorkerState.STARTING
+        reason = worker.reason
+        if worker in slot.leaving:
+            slot.leaving.remove(worker)
+        else:
+            self._vacate(worker)
+        if reason is None:
+            reason = ExitReason.BOOT_FAILED if booting else ExitReason.CRASH
+        waits = slot.serving is None and slot.successor is None and self._is_wanted(slot)
+        self._do(
+            act.RecordExit(
+                worker.id,
+                slot.number,
+                worker.generation,
+                reason,
+                worker.failure or status,
+                max(0.0, slot.spawn_at - self._now) if waits else None,
+            )
+        )
+        if worker.reason is None:
+            what = "did not become ready" if booting else "crashed"
+            self._unexpected(worker, f"worker {worker.id} {what}: {worker.failure or status}")
+        if reason not in EXPECTED:
+            self.restarts += 1
+
+    # Workers.
+
+    def _spawn(self, slot: SlotRecord) -> None:
+        self._last_worker += 1
+        policy = self._policy(slot.wanted)
+        worker = Worker(
+            WorkerId(self._last_worker),
+            slot.number,
+            slot.wanted,
+            WorkerState.STARTING,
+            self._now + policy.ready_timeout_s,
+        )
+        self.workers[worker.id] = worker
+        slot.successor = worker
+        self._do(act.SpawnWorker(worker.id, slot.number, slot.wanted))
+
+    def _admit(self, slot: SlotRecord, worker: Worker) -> None:
+        old = slot.serving
+        slot.serving, slot.successor = worker, None
+        slot.worn = slot.tried = False
+        worker.state, worker.deadline = WorkerState.SERVING, None
+        self._do(act.AdmitWorker(worker.id))
+        if old is not None:
+            self._retire(old, self._replacement_reason(old, worker))
+        reload = self.reload
+        if reload is not None and reload.phase is ReloadPhase.ROLLING:
+            done = sum(self._serves(one, reload.target) for one in self.slots.values())
+            self._do(
+                act.ReportProgress(reload.target, worker.id, slot.number, done, len(self.slots))
+            )
+
+    def _replacement_reason(self, old: Worker, new: Worker) -> ExitReason:
+        if old.generation == new.generation:
+            return ExitReason.RECYCLE
+        if self.reload is not None and self.reload.phase is ReloadPhase.ROLLING_BACK:
+            return ExitReason.ROLLBACK
+        return ExitReason.RELOAD
+
+    def _retire(self, worker: Worker, reason: ExitReason) -> None:
+        """Let a worker go that has left its place in the slot already."""
+        policy = self._policy(worker.generation)
+        limit_s = policy.drain_timeout_s + policy.drain_grace_s
+        if worker.state is WorkerState.STARTING:
+            limit_s = policy.abort_grace_s  # It has nothing to drain.
+        worker.state, worker.reason = WorkerState.DRAINING, reason
+        worker.deadline = self._now + limit_s
+        self.slots[worker.slot].leaving.append(worker)
+        self._do(act.RetireWorker(worker.id, reason))
+
+    def _abort(self, worker: Worker, reason: ExitReason, text: str) -> None:
+        policy = self._policy(worker.generation)
+        self._vacate(worker)
+        worker.state, worker.reason = WorkerState.ABORTING, reason
+        worker.failure = text
+        worker.deadline = self._now + policy.abort_grace_s
+        self.slots[worker.slot].leaving.append(worker)
+        self._do(act.AbortWorker(worker.id, text))
+        self._unexpected(worker, f"worker {worker.id} {text}")
+
+    def _kill(self, worker: Worker, reason: str) -> None:
+        worker.state, worker.deadline = WorkerState.KILLED, None
+        self._do(act.KillWorker(worker.id, reason))
+
+    def _vacate(self, worker: Worker) -> None:
+        """Take a worker, lost against our will, out of its place, and put its slot on hold."""
+        slot = self.slots[worker.slot]
+        if slot.serving is worker:
+            slot.serving, slot.worn = None, False
+        if slot.successor is worker:
+            slot.successor = None
+            slot.tried = True
+        slot.spawn_at = self._now + slot.backoff.delay_s(self._now, jitter=self._jitter())
+        if slot.successor is not None and slot.successor.state is WorkerState.PROVING:
+            self._admit(slot, slot.successor)  # The old one is gone: no time to prove anything.
+
+    def _unexpected(self, worker: Worker, reason: str) -> None:
+        """Draw the conclusions of a worker lost against our will."""
+        if self.phase is Phase.BOOTING:
+            if self.ready == 0 and all(slot.tried for slot in self.slots.values()):
+                self._fail_boot(reason)
+        elif self.reload is not None and worker.generation == self.reload.target:
+            self._fail_reload(reason)
+
+    # Settling.
+
+    def _settle(self) -> None:
+        self._expire()
+        if self.phase in (Phase.STOPPING, Phase.STOPPED):
+            self._continue_stop()
+            return
+        self._continue_boot()
+        self._continue_reload()
+        self._rebuild_mold()
+        self._resize()
+        self._fill()
+        self._replace_one()
+
+    def _expire(self) -> None:
+        for worker in list(self.workers.values()):
+            if worker.deadline is None or worker.deadline > self._now:
+                continue
+            match worker.state:
+                case WorkerState.STARTING:
+                    timeout_s = self._policy(worker.generation).ready_timeout_s
+                    text = f"was not ready within {timeout_s:g} s"
+                    self._abort(worker, ExitReason.BOOT_FAILED, text)
+                case WorkerState.PROVING:
+                    self._admit(self.slots[worker.slot], worker)
+                case WorkerState.DRAINING:
+                    self._kill(worker, "did not end within its drain time")
+                case WorkerState.ABORTING:
+                    self._kill(worker, "did not end when it was aborted")
+                case _:
+                    raise AssertionError(worker)
+        for mold in self.molds.values():
+            if mold.deadline is None or mold.deadline > self._now or mold.policy is None:
+                continue
+            if mold.state is MoldState.STARTING:
+                mold.state = MoldState.ABORTING
+                mold.deadline = self._now + mold.policy.abort_grace_s
+                self._do(act.AbortMold(mold.generation))
+            else:
+                mold.deadline = None
+                self._do(act.KillMold(mold.generation))
+
+    def _continue_boot(self) -> None:
+        if self.phase is Phase.BOOTING and self.slots:
+            policy = self._policy(self.current)
+            if self.ready >= min(policy.ready_workers, self.wanted):
+                self.phase = Phase.RUNNING
+                self._do(act.AnnounceReady())
+
+    def _continue_reload(self) -> None:
+        if self.reload is None and self._reload_again and self.phase is Phase.RUNNING:
+            self._reload_again = False
+            self._begin_reload(ReloadCause.REQUEST)
+        reload = self.reload
+        if reload is None:
+            return
+        if reload.phase is ReloadPhase.LOADING and self._can_fork(reload.target):
+            reload.phase = ReloadPhase.ROLLING
+        if reload.phase is ReloadPhase.ROLLING and self._all_serve(reload.target):
+            reload.phase = ReloadPhase.WATCHING
+            reload.watch_until = self._now + self._policy(reload.target).probation_s
+        if reload.phase is ReloadPhase.WATCHING and self._now >= reload.watch_until:
+            if self._all_serve(reload.target):
+                self._commit(reload)
+            else:
+                reload.phase = ReloadPhase.ROLLING  # One crashed and there is no way back.
+        elif reload.phase is ReloadPhase.ROLLING_BACK and self._rolled_back(reload):
+            self._end_reload(reload, reload.failure)
+
+    def _begin_reload(self, cause: ReloadCause) -> None:
+        self._last_generation += 1
+        target = Generation(self._last_generation)
+        self.reload = Reload(target, self.current, cause)
+        self._do(act.BeginReload(target, cause))
+        self._load(target)
+
+    def _load(self, generation: Generation) -> None:
+        self.molds[generation] = Mold(generation, MoldState.STARTING)
+        self._do(act.LoadGeneration(generation))
+
+    def _fail_reload(self, reason: str) -> None:
+        reload = self.reload
+        assert reload is not None
+        if reload.phase is ReloadPhase.ROLLING_BACK:
+            return
+        moved = any(slot.wanted == reload.target for slot in self.slots.values())
+        if reload.phase is ReloadPhase.LOADING or not moved:
+            self._end_reload(reload, reason)
+            return
+        served = any(self._serves(slot, reload.target) for slot in self.slots.values())
+        if served and not self._can_fork(reload.previous):
+            return  # No way back: the slots of the new generation are respawned as after a crash.
+        reload.phase, reload.failure = ReloadPhase.ROLLING_BACK, reason
+        self._do(act.BeginRollback(reload.target, reason))
+        for slot in self.slots.values():
+            slot.wanted = reload.previous
+            slot.backoff.forget()
+            slot.spawn_at = self._now
+            if slot.successor is not None and slot.successor.generation == reload.target:
+                successor, slot.successor = slot.successor, None
+                self._retire(successor, ExitReason.ROLLBACK)
+
+    def _rolled_back(self, reload: Reload) -> bool:
+        if not self._can_fork(reload.previous):
+            return True
+        return not any(
+            slot.in_transition
+            or slot.successor is not None
+            or (slot.serving is None and slot.spawn_at <= self._now and self._is_wanted(slot))
+            or self._serves(slot, reload.target)
+            for slot in self.slots.values()
+        )
+
+    def _commit(self, reload: Reload) -> None:
+        before, after = self._policy(reload.previous), self._policy(reload.target)
+        self.current = reload.target
+        if before.workers != after.workers:
+            self.wanted = after.workers
+        self._end_reload(reload, "")
+
+    def _end_reload(self, reload: Reload, failure: str) -> None:
+        self.reload = None
+        for generation in [one for one in self.molds if one != self.current]:
+            self._forget_mold(generation)
+        if failure and reload.cause is ReloadCause.MOLD_DIED:
+            self._rebuild_at = self._now + self._rebuild_backoff.delay_s(
+                self._now, jitter=self._jitter()
+            )
+        in_use = {self.current, *(worker.generation for worker in self.workers.values())}
+        self._policies = {one: self._policies[one] for one in in_use}
+        self._do(act.EndReload(reload.target, reload.cause, failure))
+
+    def _forget_mold(self, generation: Generation) -> None:
+        del self.molds[generation]
+        self._do(act.StopMold(generation))
+
+    def _rebuild_mold(self) -> None:
+        idle = self.reload is None and self.phase is Phase.RUNNING
+        if idle and self.current not in self.molds and self._now >= self._rebuild_at:
+            self._begin_reload(ReloadCause.MOLD_DIED)
+
+    def _resize(self) -> None:
+        if self.reload is not None or not self._can_fork(self.current):
+            return
+        for number in range(self.wanted):
+            slot = Slot(number)
+            if slot not in self.slots:
+                self.slots[slot] = SlotRecord(slot, self.current, spawn_at=self._now)
+        for number in sorted(self.slots, reverse=True):
+            slot_record = self.slots[number]
+            if self._is_wanted(slot_record):
+                return
+            if slot_record.is_empty:
+                del self.slots[number]
+                continue
+            if self._in_transition():
+                return
+            for worker in (slot_record.serving, slot_record.successor):
+                if worker is not None:
+                    self._retire(worker, ExitReason.SCALE)
+            slot_record.serving = slot_record.successor = None
+            return
+
+    def _fill(self) -> None:
+        for slot in self.slots.values():
+            empty = slot.serving is None and slot.successor is None
+            due = slot.spawn_at <= self._now
+            if empty and due and self._is_wanted(slot) and self._can_fork(slot.wanted):
+                self._spawn(slot)
+
+    def _replace_one(self) -> None:
+        if self.phase is not Phase.RUNNING or self._in_transition():
+            return
+        reload = self.reload
+        if reload is not None and reload.phase is ReloadPhase.ROLLING:
+            self._want_next(reload.target)
+        for slot in self.slots.values():
+            if slot.serving is None or slot.successor is not None or slot.spawn_at > self._now:
+                continue
+            recycle = slot.worn and reload is None
+            stale = slot.serving.generation != slot.wanted
+            if (stale or recycle) and self._can_fork(slot.wanted):
+                self._spawn(slot)
+                return
+
+    def _want_next(self, target: Generation) -> None:
+        """Have the next slot want `target`, once all that want it are served by it."""
+        wanted = [slot for slot in self.slots.values() if self._is_wanted(slot)]
+        if any(slot.wanted == target and not self._serves(slot, target) for slot in wanted):
+            return
+        for slot in wanted:
+            if slot.wanted != target:
+                slot.wanted = target
+                slot.backoff.forget()
+                slot.spawn_at = self._now
+                if slot.serving is None:
+                    if slot.successor is not None:
+                        self._retire(slot.successor, ExitReason.RELOAD)
+                    self._spawn(slot)
+                return
+
+    # The end.
+
+    def _fail_boot(self, reason: str) -> None:
+        self._failure = reason
+        self._stop(at_once=False)
+
+    def _stop(self, *, at_once: bool) -> None:
+        if self.phase in (Phase.BOOTING, Phase.RUNNING):
+            self.phase = Phase.STOPPING
+            self._do(act.BeginStop())
+            if self.reload is not None:
+                reload, self.reload = self.reload, None
+                self._do(act.EndReload(reload.target, reload.cause, "the cluster is stopping"))
+            self._reload_again = False
+            for slot in self.slots.values():
+                for worker in (slot.serving, slot.successor):
+                    if worker is not None:
+                        self._retire(worker, ExitReason.STOP)
+                slot.serving = slot.successor = None
+            for generation in list(self.molds):
+                self._forget_mold(generation)
+        if at_once:
+            for worker in self.workers.values():
+                if worker.state is not WorkerState.KILLED:
+                    self._kill(worker, "is stopped at once")
+
+    def _continue_stop(self) -> None:
+        if self.phase is Phase.STOPPING and not self.workers:
+            self.phase = Phase.STOPPED
+            self._do(act.Finish(self._failure))
+
+    # Questions.
+
+    def _do(self, action: act.Action) -> None:
+        self._actions.append(action)
+
+    def _policy(self, generation: Generation) -> Policy:
+        return self._policies[generation]
+
+    def _can_fork(self, generation: Generation) -> bool:
+        mold = self.molds.get(generation)
+        return mold is not None and mold.state is MoldState.READY
+
+    def _is_wanted(self, slot: SlotRecord) -> bool:
+        return slot.number < self.wanted
+
+    def _in_transition(self) -> bool:
+        return any(slot.in_transition for slot in self.slots.values())
+
+    def _serves(self, slot: SlotRecord, generation: Generation) -> bool:
+        return slot.serving is not None and slot.serving.generation == generation
+
+    def _all_serve(self, generation: Generation) -> bool:
+        return not self._in_transition() and all(
+            self._serves(slot, generation) for slot in self.slots.values() if self._is_wanted(slot)
+        )
+
+    def _deadlines(self) -> Iterator[float]:
+        for worker in self.workers.values():
+            if worker.deadline is not None:
+                yield worker.deadline
+        for mold in self.molds.values():
+            if mold.deadline is not None:
+                yield mold.deadline
+        if self.phase not in (Phase.BOOTING, Phase.RUNNING):
+            return
+        for slot in self.slots.values():
+            if slot.spawn_at > self._now:
+                yield slot.spawn_at
+        if self.reload is not None and self.reload.phase is ReloadPhase.WATCHING:
+            yield self.reload.watch_until
+        if self.reload is None and self.current not in self.molds:
+            yield self._rebuild_at

@@ -1,0 +1,71 @@
+"""What people see of a running cluster: tables, lines and a progress bar."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+
+def show_reload(steps: Iterable[Mapping[str, Any]]) -> None:
+    """Print a line for each step of a reload; on a terminal, with a progress bar below them."""
+    console = Console(highlight=False)
+    bar = Progress(
+        TextColumn("reload"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+    )
+    with bar:
+        task = bar.add_task("reload", total=None)
+        bar.disable = not console.is_terminal
+        for step in steps:
+            bar.update(task, completed=step["done"], total=step["total"] or None)
+            count = f" ({step['done']}/{step['total']})" if step["event"] == "replaced" else ""
+            line = f"{step['event']}: {step['message']}{count}"
+            console.print(Text(line), soft_wrap=True)
+
+
+def show_status(status: Mapping[str, Any]) -> None:
+    """Print the state of a cluster and a table of its workers."""
+    console = Console(highlight=False)
+    console.print(Text(f"{status['name']} (pid {status['pid']}): {status['status']}"))
+    console.print(Text(f"listening on {', '.join(status['listen'])}, {status['scheduling']}"))
+    exits = {one["slot"]: one for one in status["last_exits"]}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("slot", "worker", "pid", "gen"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for name in ("connections", "requests", "uptime"):
+        table.add_column(name, justify="right")
+    table.add_column("last exit")
+    for worker in status["workers"]:
+        last = exits.pop(worker["slot"], None)
+        table.add_row(
+            *(str(worker[key]) for key in ("slot", "worker", "pid", "generation")),
+            worker["state"],
+            str(worker["connections"]),
+            str(worker["requests"]),
+            _duration(worker["uptime_s"]),
+            Text(_exit(last)),
+        )
+    for slot, last in exits.items():
+        table.add_row(str(slot), "-", "-", "-", "empty", "-", "-", "-", Text(_exit(last)))
+    console.print(table)
+
+
+def _exit(last: Mapping[str, Any] | None) -> str:
+    if last is None:
+        return ""
+    return f"worker {last['worker']}: {last['reason']}, {last['status']}"
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes}m"
+    if minutes:
+        return f"{minutes}m {whole % 60}s"
+    return f"{whole}s"

@@ -1,0 +1,171 @@
+"""The control socket: a Varlink server for root and the service's own user.
+
+It limits what a client can cost: the number of clients, the size of a message, what is read in one
+turn of the loop, and what waits to be sent.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from sdcluster.address import Address
+from sdcluster.errors import ListenError, ProtocolError
+from sdcluster.master.listeners import Listener, bind
+from sdcluster.master.loop import READ, WRITE, Loop, Timer
+from sdcluster.wire import varlink
+
+MAX_CLIENTS = 32
+READ_BYTES = 16 * 1024
+MAX_WAITING_BYTES = 256 * 1024
+"""Replies a client may leave unread before it is dropped."""
+PATIENCE_S = 10.0
+"""How long a client may take to send a whole call."""
+
+_UCRED = struct.Struct("3i")
+
+Handler = Callable[["Client", varlink.Call], None]
+
+
+class ControlServer:
+    """Accepts clients on the socket and hands each of their calls to `handler`."""
+
+    def __init__(self, loop: Loop, folder: Path, handler: Handler) -> None:
+        """Create the socket `control` in `folder`. Raises `ListenError`."""
+        self._loop = loop
+        self._handler = handler
+        self._clients: set[Client] = set()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ListenError(f"cannot create {folder}: {error.strerror}") from error
+        path = str(folder / "control")
+        before = os.umask(0o177)
+        try:
+            self._listener: Listener = bind(Address("unix", "", 0, path, ""))
+        finally:
+            os.umask(before)
+        self._listener.socket.setblocking(False)
+        loop.add(self._listener.socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.socket.accept()
+        except OSError:
+            return  # Gone already, or out of descriptors: the client waits in the backlog.
+        if len(self._clients) >= MAX_CLIENTS or _peer_uid(connection) not in (0, os.geteuid()):
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._clients.add(Client(self._loop, connection, self._handler, self._clients.discard))
+
+    def close(self) -> None:
+        """Send what can be sent, then close the socket and its clients."""
+        self._loop.remove(self._listener.socket.fileno())
+        self._listener.close()
+        for client in list(self._clients):
+            client.close()
+
+
+class Client:
+    """One connection to the control socket. Calls are answered in their order."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        connection: socket.socket,
+        handler: Handler,
+        on_close: Callable[["Client"], None],
+    ) -> None:
+        self._loop = loop
+        self._connection = connection
+        self._handler = handler
+        self._on_close = on_close
+        self._splitter = varlink.Splitter()
+        self._calls: list[bytes] = []
+        self._busy = False
+        self._output = b""
+        self._closed = False
+        self._patience: Timer = loop.call_later(PATIENCE_S, self.close)
+        loop.add(connection.fileno(), self._ready, READ)
+
+    def send(self, reply: varlink.Reply) -> None:
+        """Answer the call under way; it is over with the first reply that does not continue."""
+        if self._closed:
+            return
+        self._output += varlink.encode(reply)
+        if not reply.continues:
+            self._busy = False
+            self._patience = self._loop.call_later(PATIENCE_S, self.close)
+        self._flush()
+        if not self._closed and not reply.continues:
+            self._next_call()
+
+    def _ready(self) -> None:
+        if self._output:
+            self._flush()
+        if not self._closed:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self._connection.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        try:
+            self._calls += self._splitter.feed(data)
+        except ProtocolError:
+            self.close()
+            return
+        if len(self._calls) > 64:
+            self.close()  # A flood: nobody has that much to ask before the first answer.
+            return
+        self._next_call()
+
+    def _next_call(self) -> None:
+        if self._busy or not self._calls:
+            return
+        try:
+            call = varlink.decode_call(self._calls.pop(0))
+        except ProtocolError:
+            self.close()
+            return
+        self._busy = True
+        self._patience.cancel()
+        self._handler(self, call)
+
+    def _flush(self) -> None:
+        try:
+            sent = self._connection.send(self._output, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        self._output = self._output[sent:]
+        if len(self._output) > MAX_WAITING_BYTES:
+            self.close()
+            return
+        self._loop.remove(self._connection.fileno())
+        events = READ | WRITE if self._output else READ
+        self._loop.add(self._connection.fileno(), self._ready, events)
+
+    def close(self) -> None:
+        """Close the connection. Harmless a second time."""
+        if not self._closed:
+            self._closed = True
+            self._patience.cancel()
+            self._loop.remove(self._connection.fileno())
+            self._connection.close()
+            self._on_close(self)
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(data)[1])

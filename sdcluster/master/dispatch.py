@@ -1,0 +1,218 @@
+"""Accepts connections and gives each to a worker: round-robin scheduling.
+
+Nothing is refused. While no worker has room the master does not accept, and the backlog holds;
+what a dead worker had not taken is given to another.
+"""
+
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from sdcluster.core.balance import RoundRobin
+from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.loop import Loop, Timer
+from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
+
+ACCEPTS_PER_TURN = 64
+FULL_RETRY_S = 0.05
+"""How long to wait for a worker to say that it has room before looking again."""
+EXHAUSTED_RETRY_S = 0.25
+"""How long to leave connections in the backlog when descriptors or memory are used up."""
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Dispatcher:
+    """Spreads the connections of the listeners it watches over the workers it was given.
+
+    `on_exhausted` is told, once until it gets better, why connections are left in the backlog.
+    """
+
+    def __init__(
+        self, loop: Loop, *, max_connections: int, on_exhausted: Callable[[OSError], None]
+    ) -> None:
+        self._loop = loop
+        self._max_connections = max_connections
+        self._balance = RoundRobin(max_connections=max_connections)
+        self._on_exhausted = on_exhausted
+        self._listeners: dict[int, socket.socket] = {}
+        self._workers: list[WorkerChannel] = []
+        self._returned: deque[int] = deque()
+        self._paused = False
+        self._retry: Timer | None = None
+        self._exhausted = False
+
+    def set_max_connections(self, max_connections: int) -> None:
+        """Change how many connections a worker may have open; 0 is no limit."""
+        if max_connections != self._max_connections:
+            self._max_connections = max_connections
+            self._balance = RoundRobin(max_connections=max_connections)
+
+    def watch(self, listener: socket.socket) -> None:
+        """Accept from a listener, which must be non-blocking."""
+        fd = listener.fileno()
+        if fd not in self._listeners:
+            self._listeners[fd] = listener
+            if not self._paused:
+                self._loop.add(fd, lambda: self._accept_from(listener))
+
+    def unwatch(self, listener: socket.socket) -> None:
+        """Leave a listener's connections in its backlog, or to somebody else."""
+        fd = listener.fileno()
+        if self._listeners.pop(fd, None) is not None and not self._paused:
+            self._loop.remove(fd)
+
+    def add(self, worker: WorkerChannel) -> None:
+        """Give connections to a worker from now on."""
+        self._workers.append(worker)
+        self._resume()
+
+    def remove(self, worker: WorkerChannel) -> None:
+        """Give a worker nothing more. Harmless when it was never added."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+
+    def give_back(self, connections: Iterable[int]) -> None:
+        """Take connections whose worker died before it took them, and give them to others."""
+        self._returned.extend(connections)
+        self._give_returned()
+
+    def room(self) -> None:
+        """Go on: a worker has taken connections."""
+        if self._paused:
+            self._resume()
+
+    def accept_all(self, listener: socket.socket) -> None:
+        """Empty the backlog of a listener that is about to be closed."""
+        for _ in range(65536):
+            if not self._accept_some(listener, limit=ACCEPTS_PER_TURN):
+                return
+
+    def _accept_from(self, listener: socket.socket) -> None:
+        self._accept_some(listener, limit=ACCEPTS_PER_TURN)
+
+    def _accept_some(self, listener: socket.socket, *, limit: int) -> bool:
+        """Accept and give up to `limit` connections; False when there may be no more to have."""
+        given: dict[WorkerChannel, list[int]] = {}
+        accepted = 0
+        error: OSError | None = None
+        full = False
+        workers = [_Counted(worker) for worker in self._workers]
+        while accepted < limit:
+            chosen = self._balance.pick(workers)
+            if chosen is None:
+                full = True
+                break
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                break
+            except ConnectionAbortedError:
+                continue  # The client went away while it was queued: accept(2).
+            except OSError as failure:
+                error = failure
+                break
+            self._balance.advance()
+            accepted += 1
+            chosen.new += 1
+            given.setdefault(chosen.channel, []).append(connection.detach())
+        for worker, connections in given.items():
+            self._give(worker, connections)
+        if error is not None:
+            self._pause_exhausted(error)
+        elif full:
+            self._pause_full()
+        elif accepted:
+            self._exhausted = False
+        return accepted == limit
+
+    def _give(self, worker: WorkerChannel, connections: list[int]) -> None:
+        """Pass connections on, and close the master's own copies of them."""
+        for start in range(0, len(connections), MAX_CONNECTIONS_PER_FRAME):
+            some = connections[start : start + MAX_CONNECTIONS_PER_FRAME]
+            try:
+                worker.give(some)
+            except OSError:
+                # Full, or its worker is dead and will be reaped: others get them.
+                self._returned.extend(connections[start:])
+                self._pause_full()
+                return
+            for fd in some:
+                os.close(fd)
+
+    def _give_returned(self) -> None:
+        while self._returned:
+            worker = self._balance.pick(self._workers)
+            if worker is None:
+                self._pause_full()
+                return
+            fd = self._returned.popleft()
+            try:
+                worker.give([fd])
+            except OSError:
+                self._returned.appendleft(fd)
+                self._pause_full()
+                return
+            self._balance.advance()
+            os.close(fd)
+
+    def _pause_full(self) -> None:
+        """Leave connections in the backlog until a worker has room."""
+        if self._paused:
+            return
+        self._pause()
+        for worker in self._workers:
+            worker.ask_for_room(True)
+        if self._workers:
+            # Also covers a worker that took its connections just before it was asked to tell.
+            self._retry = self._loop.call_later(FULL_RETRY_S, self._resume)
+
+    def _pause_exhausted(self, error: OSError) -> None:
+        if error.errno in _EXHAUSTED and not self._exhausted:
+            self._exhausted = True
+            self._on_exhausted(error)
+        if not self._paused:
+            self._pause()
+            self._retry = self._loop.call_later(EXHAUSTED_RETRY_S, self._resume)
+
+    def _pause(self) -> None:
+        self._paused = True
+        for fd in self._listeners:
+            self._loop.remove(fd)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
+            for worker in self._workers:
+                worker.ask_for_room(False)
+            for fd, listener in self._listeners.items():
+                self._loop.add(fd, lambda listener=listener: self._accept_from(listener))  # type: ignore[misc]
+        self._give_returned()
+
+    def close(self) -> None:
+        """Stop accepting for good; connections that nobody took are closed."""
+        for listener in list(self._listeners.values()):
+            self.unwatch(listener)
+        while self._returned:
+            os.close(self._returned.popleft())
+
+
+class _Counted:
+    """A worker, with the connections chosen for it and not yet given."""
+
+    __slots__ = ("channel", "new")
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        self.channel = channel
+        self.new = 0
+
+    def outstanding(self) -> int:
+        return self.channel.outstanding() + self.new
+
+    def connections(self) -> int:
+        return self.channel.connections()

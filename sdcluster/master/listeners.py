@@ -1,0 +1,233 @@
+"""The listening sockets: taken from systemd, or bound by the master itself.
+
+Sockets from systemd are used as they are: no option is changed (but O_NONBLOCK, which accepting
+without blocking needs), they are not listened on again, never shut down, and no path is unlinked.
+"""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdcluster.address import Address, same_as_socket
+from sdcluster.errors import ConfigError, ListenError, ListenPermissionError
+
+BACKLOG = 4096
+"""Capped by net.core.somaxconn, see listen(2)."""
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """One listening socket. `slot` is the slot that owns it, None when all share it."""
+
+    socket: socket.socket
+    address: str
+    name: str
+    inherited: bool
+    path: str = ""
+    """For a Unix socket that the master has bound: the path to remove at the end."""
+    slot: int | None = None
+
+    def close(self) -> None:
+        """Close it; remove its path if the master had made it."""
+        self.socket.close()
+        if self.path:
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass  # Somebody was faster.
+
+
+def adopt(passed: Sequence[tuple[int, str]], configured: Sequence[Address]) -> list[Listener]:
+    """Take the sockets that systemd passed, as (descriptor, name).
+
+    Raises `ConfigError` when `configured` names addresses and they are not those.
+    """
+    listeners = []
+    for fd, name in passed:
+        try:
+            sock = socket.socket(fileno=fd)
+            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            raise ConfigError(f"descriptor {fd} ({name}) is not a socket") from error
+        if sock.type != socket.SOCK_STREAM or not listening:
+            raise ConfigError(f"descriptor {fd} ({name}) is not a listening stream socket")
+        listeners.append(Listener(sock, address_text(sock), name, inherited=True))
+    _check(listeners, configured)
+    return listeners
+
+
+def _check(listeners: Sequence[Listener], configured: Sequence[Address]) -> None:
+    hint = "run 'systemctl daemon-reload' and restart the socket unit, or remove 'listen'"
+    for address in configured:
+        if not any(_is(listener, address) for listener in listeners):
+            got = ", ".join(listener.address for listener in listeners)
+            raise ConfigError(f"'listen' has {address}, but systemd passed {got}; {hint}")
+    for listener in listeners:
+        if configured and not any(_is(listener, address) for address in configured):
+            raise ConfigError(f"systemd passed {listener.address}, 'listen' has it not; {hint}")
+
+
+def _is(listener: Listener, address: Address) -> bool:
+    return same_as_socket(address, listener.socket.family, listener.socket.getsockname())
+
+
+def bind(address: Address, *, reuse_port: bool = False) -> Listener:
+    """Bind and listen on an address. Raises `ListenError`, `ListenPermissionError`."""
+    sock: socket.socket | None = None
+    path = ""
+    try:
+        if address.family == "unix":
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            if not address.path.startswith("@"):
+                _remove_stale(address)
+                path = address.path
+                sock.bind(path)
+            else:
+                sock.bind("\0" + address.path[1:])
+        else:
+            family = socket.AF_INET6 if address.family == "tcp6" else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                only_v6 = address.host not in ("", "::")
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+            sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise _explain(address, error) from error
+    return Listener(sock, address_text(sock), address.name, inherited=False, path=path)
+
+
+def _explain(address: Address, error: OSError) -> ListenError:
+    what = f"cannot listen on {address}: {os.strerror(error.errno or 0)}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return ListenError(f"{what}; stop what uses it, or choose another address")
+        case errno.EACCES | errno.EPERM if address.family != "unix" and address.port < 1024:
+            hint = "ports below 1024 need a socket unit (sdcluster@.socket) or CAP_NET_BIND_SERVICE"
+            return ListenPermissionError(f"{what}; {hint}")
+        case errno.EACCES | errno.EPERM:
+            return ListenPermissionError(f"{what}; the folder must be writable")
+        case errno.ENOENT:
+            return ListenError(f"{what}; its folder does not exist")
+        case _:
+            return ListenError(what)
+
+
+def _remove_stale(address: Address) -> None:
+    """Remove a Unix socket that nobody listens on any more. Raises `ListenError`."""
+    try:
+        mode = os.stat(address.path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"cannot listen on {address}: it exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address.path)
+        except ConnectionRefusedError:
+            os.unlink(address.path)
+        except BlockingIOError:
+            pass  # Somebody listens and is busy: bind will say that it is in use.
+
+
+def address_text(sock: socket.socket) -> str:
+    """Return where a socket is bound, as people write it."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        if isinstance(name, bytes):
+            return "@" + name[1:].decode(errors="replace")
+        return str(name)
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+class ListenerSet:
+    """All listeners of the cluster, and which slot owns which.
+
+    With `reuse_port` each slot has a socket of its own for each address, and keeps it when its
+    worker is replaced, so that its queue is never reset. A socket no slot owns is for the master.
+    """
+
+    def __init__(
+        self,
+        *,
+        passed: Sequence[tuple[int, str]],
+        addresses: Sequence[Address],
+        given: bool,
+        reuse_port: bool,
+    ) -> None:
+        """Adopt what was passed, or bind `addresses`; `given` tells that the user named them."""
+        self._addresses = tuple(addresses)
+        self._reuse_port = reuse_port
+        self._bound_all = not passed
+        if passed:
+            self.all = adopt(passed, addresses if given else ())
+            if reuse_port:
+                self._own_in_order()
+        else:
+            self.all = []
+            try:
+                for address in addresses:
+                    self.all.append(bind(address, reuse_port=reuse_port))
+            except ListenError:
+                self.close_bound()
+                raise
+            if reuse_port:
+                for listener in self.all:
+                    listener.slot = 0
+
+    def _own_in_order(self) -> None:
+        counts: dict[str, int] = {}
+        for listener in self.all:
+            listener.slot = counts.get(listener.address, 0)
+            counts[listener.address] = listener.slot + 1
+
+    def for_slot(self, slot: int) -> list[Listener]:
+        """Return what a worker of the slot accepts from. Raises `ListenError`."""
+        if not self._reuse_port:
+            return self.all
+        own = [listener for listener in self.all if listener.slot == slot]
+        if not own and self._bound_all:
+            for first in [listener for listener in self.all if listener.slot == 0]:
+                index = self.all.index(first)
+                listener = bind(self._bound_address(index), reuse_port=True)
+                listener.slot = slot
+                self.all.append(listener)
+                own.append(listener)
+        if not own:
+            # More workers than sockets from systemd: the surplus ones share.
+            owned = 1 + max(listener.slot or 0 for listener in self.all)
+            own = [listener for listener in self.all if listener.slot == slot % owned]
+        return own
+
+    def _bound_address(self, index: int) -> Address:
+        """Return the address of the first sockets, with the port that the kernel has chosen."""
+        address, sock = self._addresses[index], self.all[index].socket
+        if address.family == "unix" or address.port:
+            return address
+        return Address(address.family, address.host, sock.getsockname()[1], "", address.name)
+
+    def set_nonblocking(self) -> None:
+        """Make accepting never block. The flag is shared with systemd, which does not mind."""
+        for listener in self.all:
+            listener.socket.setblocking(False)
+
+    def addresses(self) -> list[str]:
+        """Return each address once, in order."""
+        return list(dict.fromkeys(listener.address for listener in self.all))
+
+    def close_bound(self) -> None:
+        """Close those that the master has bound; what systemd passed stays systemd's."""
+        for listener in self.all:
+            if not listener.inherited:
+                listener.close()
+        self.all = [listener for listener in self.all if listener.inherited]

@@ -1,0 +1,88 @@
+"""Starts a master: from a config to a running cluster, and its exit status."""
+
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from sdcluster import process, runtime
+from sdcluster.config import Config
+from sdcluster.errors import ListenError
+from sdcluster.master.api import Api
+from sdcluster.master.cluster import Cluster
+from sdcluster.master.control import ControlServer
+from sdcluster.master.journal import EventKind, Journal
+from sdcluster.master.listeners import ListenerSet
+from sdcluster.master.loop import Loop
+from sdcluster.master.systemd import ServiceManager, take_listen_fds
+
+
+def serve(
+    config: Config,
+    *,
+    reread: Callable[[], Config],
+    on_ready: Callable[[list[str]], None] = lambda _addresses: None,
+    folder: Path | None = None,
+) -> int:
+    """Serve until told to stop. Return the exit status.
+
+    `reread` returns the config as it is now, for a reload. `on_ready` is told the addresses when
+    the cluster serves for the first time. Raises `ConfigError` and `ListenError` before any
+    process is started.
+    """
+    journal = Journal(config.name)
+    manager = ServiceManager()
+    folder = folder or runtime.directory(config.name)
+    try:
+        listeners = ListenerSet(
+            passed=take_listen_fds(),
+            addresses=config.listen,
+            given=config.listen_given,
+            reuse_port=config.scheduling == "reuseport",
+        )
+    except ListenError as error:
+        _explain(manager, error)
+        raise
+    addresses = listeners.addresses()
+    process.become_subreaper()
+    process.set_title(f"sdcluster: master {config.name}")
+    _raise_descriptor_limit(journal)
+    # Molds and workers are started with this mask and these handlers.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    loop = Loop()
+    try:
+        cluster = Cluster(
+            config=config,
+            reread=reread,
+            listeners=listeners,
+            loop=loop,
+            journal=journal,
+            manager=manager,
+            on_ready=lambda: on_ready(addresses),
+        )
+        api = Api(cluster, now=loop.time)
+        cluster.observer = api
+        control = ControlServer(loop, folder, api.handle)
+        try:
+            return cluster.run()
+        finally:
+            control.close()
+    finally:
+        listeners.close_bound()
+        loop.close()
+
+
+def _explain(manager: ServiceManager, error: ListenError) -> None:
+    manager.status(str(error))
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+        manager.failed(error.__cause__.errno)
+
+
+def _raise_descriptor_limit(journal: Journal) -> None:
+    """Use all the descriptors that the hard limit allows, see getrlimit(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            journal.write(EventKind.NOTE, f"at most {soft} descriptors: {error}")

@@ -1,0 +1,116 @@
+"""Talking to systemd: what it passed in, and what it is told. sd_listen_fds(3), sd_notify(3).
+
+Everything here is harmless without systemd: there are no sockets then, and nobody is told.
+"""
+
+import os
+import time
+
+import sdnotify
+from systemd import daemon
+
+from sdcluster.errors import ConfigError
+from sdcluster.wire import listenfds
+
+PRIVATE_ENVIRONMENT = frozenset(
+    {*listenfds.ENVIRONMENT, "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
+)
+"""Variables that are for the master alone and not passed on to the processes it starts."""
+
+EXTEND_S = 10.0
+"""How far each sign of progress moves systemd's time-outs, the watchdog's among them."""
+
+
+def take_listen_fds() -> list[tuple[int, str]]:
+    """Return the sockets that systemd passed, as (descriptor, name), and forget the variables.
+
+    Raises `ConfigError` when the variables are there but not as sd_listen_fds(3) has them.
+    """
+    given = {name: os.environ.get(name, "") for name in ("LISTEN_FDS", "LISTEN_PID")}
+    if not given["LISTEN_FDS"]:
+        return []
+    if not all(value.isdecimal() for value in given.values()):
+        raise ConfigError(
+            "LISTEN_FDS={LISTEN_FDS} and LISTEN_PID={LISTEN_PID} are not numbers".format(**given)
+        )
+    if int(given["LISTEN_PID"]) != os.getpid():
+        # For a parent or a sibling of ours; sd_listen_fds(3) ignores them, and so do we.
+        for name in listenfds.ENVIRONMENT:
+            os.environ.pop(name, None)
+        return []
+    try:
+        names: dict[int, str] = daemon.listen_fds_with_names(unset_environment=True)
+    except OSError as error:
+        raise ConfigError(
+            f"LISTEN_FDS={given['LISTEN_FDS']}: not that many descriptors were passed"
+        ) from error
+    fds = sorted(names)
+    for fd in fds:
+        try:
+            os.set_inheritable(fd, False)
+        except OSError as error:
+            raise ConfigError(
+                f"LISTEN_FDS={given['LISTEN_FDS']}, but descriptor {fd} is not open"
+            ) from error
+    return [(fd, names[fd]) for fd in fds]
+
+
+class ServiceManager:
+    """The service manager that started the master, if one did."""
+
+    def __init__(self) -> None:
+        self._notifier = sdnotify.SystemdNotifier()
+        self._watchdog_usec = _watchdog_usec()
+        self._status = ""
+        for name in PRIVATE_ENVIRONMENT:
+            os.environ.pop(name, None)
+
+    @property
+    def watchdog_interval_s(self) -> float:
+        """How often `alive` must be called at least, in seconds; 0 when nobody watches."""
+        return self._watchdog_usec / 1e6 / 3
+
+    def _tell(self, **assignments: str | int) -> None:
+        text = "\n".join(f"{key}={value}" for key, value in assignments.items())
+        # sdnotify sends Latin-1, systemd expects UTF-8: ASCII is both.
+        self._notifier.notify(text.encode("ascii", "backslashreplace").decode())
+
+    def ready(self) -> None:
+        """Say that the cluster serves; also the end of each reload, a failed one included."""
+        self._tell(READY=1)
+
+    def reloading(self) -> None:
+        """Say that a reload began."""
+        self._tell(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+
+    def stopping(self) -> None:
+        """Say that the cluster is on its way out."""
+        self._tell(STOPPING=1)
+
+    def status(self, text: str) -> None:
+        """Tell people how things are, in one line, if it has changed."""
+        if text != self._status:
+            self._status = text
+            self._tell(STATUS=" ".join(text.split()))
+
+    def failed(self, errno: int) -> None:
+        """Say which error number explains that the service ends."""
+        self._tell(ERRNO=errno)
+
+    def extend_timeout(self) -> None:
+        """Ask for `EXTEND_S` more, as there is progress."""
+        self._tell(EXTEND_TIMEOUT_USEC=int(EXTEND_S * 1e6))
+
+    def alive(self) -> None:
+        """Ping the watchdog."""
+        if self._watchdog_usec:
+            self._tell(WATCHDOG=1)
+
+
+def _watchdog_usec() -> int:
+    """Return the watchdog's time-out, as sd_watchdog_enabled(3) reads it; 0 for none."""
+    pid = os.environ.get("WATCHDOG_PID", "")
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    if not usec.isdecimal() or (pid and pid != str(os.getpid())):
+        return 0
+    return int(usec)

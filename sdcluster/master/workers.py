@@ -1,0 +1,102 @@
+"""The worker processes, as the master holds them from the order to fork until they are reaped."""
+
+import os
+import signal
+from dataclasses import dataclass, field
+
+from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.health import Figures, Limits
+from sdcluster.master.molds import Mold
+from sdcluster.master.readiness import NotifySocket
+from sdcluster.wire.scoreboard import Field
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True, eq=False)
+class WorkerProcess:
+    """One worker. Its identity is the id and the channel; the pid comes later, and goes."""
+
+    id: int
+    slot: int
+    generation: int
+    mold: Mold
+    channel: WorkerChannel
+    limits: Limits
+    ordered_at: float
+    notify_socket: NotifySocket | None = None
+    """For a command; a Python worker sends its notifications over the channel."""
+    pid: int = 0
+    ready_at: float = 0.0
+    last_ping: float = 0.0
+    """When a command last sent WATCHDOG=1."""
+    wants_watch: bool = False
+    status: str = ""
+    finding: str = ""
+    """Why it is to be recycled, once that was found."""
+    offences: int = 0
+    """Frames of its that broke the protocol."""
+    _early: list[signal.Signals] = field(default_factory=list)
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is a program of the user's choice that accepts by itself."""
+        return self.notify_socket is not None
+
+    def started(self, pid: int) -> None:
+        """Take note of the pid, and send the signals that could not be sent before."""
+        self.pid = pid
+        for number in self._early:
+            self.kill(number)
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send a signal; as soon as there is a process, if there is none yet."""
+        if self.pid:
+            os.kill(self.pid, number)  # Not reaped yet, so the pid is still its own.
+        else:
+            self._early.append(number)
+
+    def figures(self, now: float) -> Figures:
+        """Return how it is doing."""
+        board = self.channel.board
+        beat = self.last_ping if self.is_command else board[Field.HEARTBEAT_NS] / 1e9
+        return Figures(
+            age_s=now - self.ready_at if self.ready_at else 0.0,
+            last_beat=beat if self.ready_at else 0.0,
+            oldest_request=board[Field.OLDEST_REQUEST_NS] / 1e9,
+            requests=board[Field.REQUESTS],
+            memory_mb=self._memory_mb() if self.limits.max_memory_mb else 0.0,
+        )
+
+    def _memory_mb(self) -> float:
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as file:
+                return int(file.read().split()[1]) * _PAGE_BYTES / 1e6
+        except OSError:
+            return 0.0
+
+    def close(self) -> None:
+        """Release what the master holds of it."""
+        self.channel.close()
+        if self.notify_socket is not None:
+            self.notify_socket.close()
+
+
+def is_child(pid: int) -> bool:
+    """Tell whether a pid that a mold has named is a child of ours, running or a zombie."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError, OSError):
+        return False
+    return pid > 0
+
+
+def exit_text(status: int) -> str:
+    """Return a wait(2) status in words: `exit status 3`, `SIGSEGV`."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

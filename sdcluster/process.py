@@ -1,0 +1,50 @@
+"""Calls to the kernel about the own process that the standard library lacks: prctl(2), the title.
+
+Used by the master and by the workers; it needs the standard library alone.
+"""
+
+import ctypes
+import os
+
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper() -> None:
+    """Become the parent of every orphan among one's descendants. Raises OSError."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_title(title: str) -> None:
+    """Show `title` in ps(1) and /proc/PID/cmdline, as far as it fits over the arguments.
+
+    Does nothing where the kernel does not tell where the arguments are.
+    """
+    try:
+        start, end = _arguments()
+    except (OSError, ValueError, IndexError):
+        return
+    room = end - start
+    if room > 1:
+        data = title.encode()[: room - 1]
+        ctypes.memmove(start, data.ljust(room, b"\0"), room)
+
+
+def set_name(name: str) -> None:
+    """Name the process for the kernel, in at most 15 bytes: what top(1) and /proc/PID/comm show."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def _arguments() -> tuple[int, int]:
+    """Return where the arguments are in memory, see proc_pid_stat(5): arg_start and arg_end."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[45]), int(fields[46])
+
+
+def _prctl(option: int, argument: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

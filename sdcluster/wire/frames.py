@@ -1,0 +1,168 @@
+"""The mold channel: one JSON object a frame, over `AF_UNIX SOCK_SEQPACKET`.
+
+Master to mold: `Prepare` once, then `Fork` for each worker (its descriptors attached).
+Mold to master: `Prepared` or `PrepareFailed` once, then `Forked` or `ForkFailed` for each `Fork`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+
+from sdcluster.errors import ProtocolError
+
+MAX_FRAME_BYTES = 128 * 1024
+MAX_DETAIL_CHARS = 16 * 1024
+
+Interface = Literal["asgi", "wsgi", "exec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Load the app. Everything a generation is made of, but its environment and directory."""
+
+    name: str
+    generation: int
+    app: str = ""
+    """`module:attribute` or `module:factory()`; empty for a command."""
+    interface: str = "auto"
+    """`auto`, `asgi`, `wsgi` or `exec`."""
+    command: tuple[str, ...] = ()
+    exec_ready: str = "notify"
+    """For a command: ready at READY=1 (`notify`), or once it runs (`started`)."""
+    preload: bool = True
+    """Import the app before the fork (shared memory), or in each worker after it."""
+    threads: int = 1
+    """Threads for WSGI."""
+    access_log: bool = False
+    forwarded_allow_ips: str = ""
+    root_path: str = ""
+    max_connections: int = 0
+    """Open connections a worker may have when it accepts itself; 0 is no limit."""
+    heartbeat_interval_s: float = 1.0
+    drain_timeout_s: float = 30.0
+    track_requests: bool = False
+    """Keep OLDEST_REQUEST_NS on the scoreboard; costs a little per request."""
+    engine_path: tuple[str, ...] = ()
+    """Where to find the HTTP engine when the app's own environment has none."""
+    engine_python: str = ""
+    """The Python, `3.11`, that engine_path is for."""
+    listener_names: tuple[str, ...] = ()
+    """A name for each listener that workers are given, as in LISTEN_FDNAMES."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """Fork a worker. Attached: its control channel, its scoreboard, then its listeners."""
+
+    worker: int
+    slot: int
+    notify_socket: str = ""
+    """For a command: the path of its NOTIFY_SOCKET."""
+    watchdog_usec: int = 0
+    """For a command: WATCHDOG_USEC, 0 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The mold can fork workers now."""
+
+    interface: Interface
+    """What the app is: told by the app itself when `Prepare` said `auto`."""
+    note: str = ""
+    """Something that the user should know, one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareFailed:
+    """The app did not load."""
+
+    reason: str
+    detail: str = ""
+    """The traceback, if the app raised one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """The worker runs. It is the master's child by now, as its parent in between has exited."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkFailed:
+    """The worker could not be forked."""
+
+    worker: int
+    reason: str
+
+
+Order: TypeAlias = Prepare | Fork
+Report: TypeAlias = Prepared | PrepareFailed | Forked | ForkFailed
+
+
+def encode(frame: Order | Report) -> bytes:
+    """Serialize a frame. Raises `ProtocolError` if it is larger than the channel takes."""
+    data = json.dumps({"kind": type(frame).__name__, **asdict(frame)}).encode()
+    if len(data) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"{type(frame).__name__} frame of {len(data)} bytes")
+    return data
+
+
+def decode_order(data: bytes) -> Order:
+    """Read a frame from the master. Raises `ProtocolError`."""
+    frame = _decode(data, (Prepare, Fork))
+    assert isinstance(frame, (Prepare, Fork))
+    return frame
+
+
+def decode_report(data: bytes) -> Report:
+    """Read a frame from a mold. Raises `ProtocolError`."""
+    frame = _decode(data, (Prepared, PrepareFailed, Forked, ForkFailed))
+    assert isinstance(frame, (Prepared, PrepareFailed, Forked, ForkFailed))
+    return frame
+
+
+def _decode(data: bytes, kinds: tuple[type, ...]) -> object:
+    if len(data) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"frame of more than {MAX_FRAME_BYTES} bytes")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("frame is not JSON") from error
+    if not isinstance(values, dict):
+        raise ProtocolError("frame is not a JSON object")
+    name = values.pop("kind", None)
+    for kind in kinds:
+        if kind.__name__ == name:
+            return kind(**_checked(kind, values))
+    raise ProtocolError(f"unknown frame {str(name)[:40]!r}")
+
+
+def _checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
+    unknown = values.keys() - known
+    if unknown:
+        raise ProtocolError(f"{kind.__name__}: unknown field {min(unknown)[:40]!r}")
+    checked = {name: _value(kind, name, hints[name], value) for name, value in values.items()}
+    try:
+        kind(**checked)
+    except TypeError as error:
+        raise ProtocolError(f"{kind.__name__}: a field is missing") from error
+    return checked
+
+
+def _value(kind: type, name: str, hint: object, value: object) -> object:
+    if get_origin(hint) is tuple:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    raise ProtocolError(f"{kind.__name__}: {name} has a value of the wrong type")

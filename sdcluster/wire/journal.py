@@ -1,0 +1,25 @@
+"""The journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): fields to a datagram.
+
+For the workers, which have the standard library alone; the master uses systemd-python.
+"""
+
+from collections.abc import Mapping
+
+SOCKET_PATH = "/run/systemd/journal/socket"
+
+
+def encode(fields: Mapping[str, str]) -> bytes:
+    """Serialize `fields`. Names are upper-case ASCII, digits and `_`; values are any text."""
+    parts: list[bytes] = []
+    for name, value in fields.items():
+        data = value.encode("utf-8", "surrogateescape")
+        if b"\n" in data:
+            parts.append(b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data))
+        else:
+            parts.append(b"%s=%s\n" % (name.encode(), data))
+    return b"".join(parts)
+
+
+def matches_stream(journal_stream: str | None, device: int, inode: int) -> bool:
+    """Tell whether JOURNAL_STREAM names the file `device`:`inode`, as systemd.exec(5) asks."""
+    return journal_stream == f"{device}:{inode}"

@@ -1,0 +1,83 @@
+"""The sd_notify(3) datagram: `KEY=VALUE` lines that a supervised process sends about itself.
+
+A worker command sends them to its NOTIFY_SOCKET; a Python worker sends the same text over its
+control channel. So there is one vocabulary for every kind of worker:
+
+    READY=1      it serves from now on
+    STOPPING=1   it takes no new connection and is on its way out
+    WATCHDOG=1   it is alive (a Python worker writes to the scoreboard instead)
+    STATUS=…     one line for people
+    ERRNO=…      why it failed
+    X_TAKEN=1    it took connections while the master was waiting for room (ours)
+    X_FAILED=…   why it could not become ready, one line (ours)
+
+Unknown keys are ignored, as systemd does.
+"""
+
+from dataclasses import dataclass
+
+from sdcluster.errors import ProtocolError
+
+MAX_DATAGRAM_BYTES = 4096
+MAX_STATUS_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What one datagram said. Keys that it did not hold keep their defaults."""
+
+    ready: bool = False
+    stopping: bool = False
+    watchdog: bool = False
+    taken: bool = False
+    status: str | None = None
+    failed: str | None = None
+    errno: int | None = None
+
+
+def encode(**assignments: str | int) -> bytes:
+    """Build a datagram; newlines inside a value become spaces, as a value is one line."""
+    lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
+    data = "\n".join(lines).encode("utf-8", "replace")
+    return data[:MAX_DATAGRAM_BYTES].decode("utf-8", "ignore").encode()
+
+
+def decode(data: bytes) -> Notification:
+    """Read a datagram. Raises `ProtocolError` if it is too large or not `KEY=VALUE` lines."""
+    if len(data) > MAX_DATAGRAM_BYTES:
+        raise ProtocolError(f"notification of more than {MAX_DATAGRAM_BYTES} bytes")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ProtocolError("notification is not UTF-8") from error
+    values: dict[str, str] = {}
+    for line in text.split("\n"):
+        if not line:
+            continue
+        key, separator, value = line.partition("=")
+        if not separator or not key:
+            raise ProtocolError(f"notification line without '=': {line[:40]!r}")
+        values[key] = value
+    return Notification(
+        ready=values.get("READY") == "1",
+        stopping=values.get("STOPPING") == "1",
+        watchdog=values.get("WATCHDOG") == "1",
+        taken=values.get("X_TAKEN") == "1",
+        status=_line(values.get("STATUS")),
+        failed=_line(values.get("X_FAILED")),
+        errno=_number(values.get("ERRNO")),
+    )
+
+
+def _line(value: str | None) -> str | None:
+    if value is None:
+        return None
+    return "".join(char if char.isprintable() else " " for char in value[:MAX_STATUS_CHARS])
+
+
+def _number(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdecimal() or len(value) > 6:
+        raise ProtocolError(f"ERRNO is not a number: {value[:20]!r}")
+    return int(value)

@@ -1,0 +1,47 @@
+"""The scoreboard: a page of counters that a worker writes and the master reads, without a call.
+
+One page (a sealed memfd) per worker, so that a worker can damage only what is said of itself.
+Each field is an aligned 64-bit word: on the machines Linux runs on, such a word is read whole.
+The writer is the worker, but for `WAITING`.
+"""
+
+from enum import IntEnum
+from mmap import mmap
+
+SIZE_BYTES = 4096
+
+
+class Field(IntEnum):
+    """The index of each 64-bit word of the page."""
+
+    HEARTBEAT_NS = 0
+    """CLOCK_MONOTONIC when the event loop last turned, in nanoseconds."""
+    TAKEN = 1
+    """Connections taken from the control channel, ever."""
+    CONNECTIONS = 2
+    """Connections open now."""
+    REQUESTS = 3
+    """Requests answered, ever."""
+    OLDEST_REQUEST_NS = 4
+    """CLOCK_MONOTONIC when the oldest request under way began; 0 when there is none."""
+    WAITING = 5
+    """Written by the master: 1 asks the worker to say X_TAKEN=1 at its next take."""
+
+
+class Scoreboard:
+    """The words of one worker's page: `board[Field.TAKEN] += 1`."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, page: mmap) -> None:
+        self.words = memoryview(page).cast("Q")
+
+    def __getitem__(self, field: Field) -> int:
+        return self.words[field]
+
+    def __setitem__(self, field: Field, value: int) -> None:
+        self.words[field] = value
+
+    def release(self) -> None:
+        """Let go of the page, so that it can be closed."""
+        self.words.release()

@@ -1,0 +1,155 @@
+"""Varlink (varlink.org): JSON objects ended by a NUL byte, with calls, replies and errors.
+
+The control socket speaks it, so `varlinkctl` is a client too. A call with `more` may get several
+replies; all but the last have `continues` set.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sdcluster.errors import ProtocolError
+
+MAX_MESSAGE_BYTES = 64 * 1024
+
+INTERFACE = "io.sdcluster.Control"
+
+DESCRIPTION = """\
+# Steer one sdcluster instance.
+interface io.sdcluster.Control
+
+type Worker (
+  slot: int,
+  worker: int,
+  pid: int,
+  generation: int,
+  state: string,
+  connections: int,
+  requests: int,
+  uptime_s: float
+)
+
+type Exit (slot: int, worker: int, reason: string, status: string)
+
+# The state of the instance and of each of its workers.
+method Status() -> (
+  name: string,
+  pid: int,
+  state: string,
+  status: string,
+  generation: int,
+  wanted: int,
+  ready: int,
+  restarts: int,
+  scheduling: string,
+  listen: []string,
+  workers: []Worker,
+  last_exits: []Exit
+)
+
+# Replace the workers with new code, one at a time. With `more`, a reply for each step.
+method Reload() -> (event: string, message: string, done: int, total: int, generation: int)
+
+# Change the number of workers. Exactly one of the two.
+method Scale(workers: ?int, delta: ?int) -> (workers: int)
+
+# The reload did not complete; the old code serves.
+error ReloadFailed (reason: string)
+
+# The cluster is stopping.
+error Stopping ()
+"""
+
+SERVICE_INTERFACE = "org.varlink.service"
+INVALID_PARAMETER = "org.varlink.service.InvalidParameter"
+METHOD_NOT_FOUND = "org.varlink.service.MethodNotFound"
+INTERFACE_NOT_FOUND = "org.varlink.service.InterfaceNotFound"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A method call, named in full: `io.sdcluster.Control.Status`."""
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    more: bool = False
+    oneway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, or an error when `error` names one."""
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False
+    error: str = ""
+
+
+def encode(message: Call | Reply) -> bytes:
+    """Serialize a message, with its closing NUL."""
+    values: dict[str, Any] = {}
+    if isinstance(message, Call):
+        values["method"] = message.method
+    elif message.error:
+        values["error"] = message.error
+    values["parameters"] = dict(message.parameters)
+    for flag in ("more", "oneway", "continues"):
+        if getattr(message, flag, False):
+            values[flag] = True
+    return json.dumps(values).encode() + b"\0"
+
+
+def decode_call(data: bytes) -> Call:
+    """Read a call, given without its NUL. Raises `ProtocolError`."""
+    values = _object(data)
+    method = values.get("method")
+    if not isinstance(method, str) or "." not in method:
+        raise ProtocolError("a call without a method")
+    return Call(
+        method=method,
+        parameters=_parameters(values),
+        more=values.get("more") is True,
+        oneway=values.get("oneway") is True,
+    )
+
+
+def decode_reply(data: bytes) -> Reply:
+    """Read a reply, given without its NUL. Raises `ProtocolError`."""
+    values = _object(data)
+    error = values.get("error", "")
+    if not isinstance(error, str):
+        raise ProtocolError("the error of a reply is not a string")
+    return Reply(_parameters(values), continues=values.get("continues") is True, error=error)
+
+
+class Splitter:
+    """Cuts a byte stream into messages at the NUL bytes; holds at most one message's bytes."""
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._limit = max_message_bytes
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the messages that `data` completes. Raises `ProtocolError` for one too large."""
+        *messages, self._rest = (self._rest + data).split(b"\0")
+        if len(self._rest) > self._limit or any(len(one) > self._limit for one in messages):
+            raise ProtocolError(f"message of more than {self._limit} bytes")
+        return messages
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("message is not JSON") from error
+    if not isinstance(values, dict):
+        raise ProtocolError("message is not a JSON object")
+    return values
+
+
+def _parameters(values: dict[str, Any]) -> dict[str, Any]:
+    parameters = values.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise ProtocolError("parameters are not a JSON object")
+    return parameters

@@ -1,0 +1,4 @@
+"""CHILD: what runs in the app's own interpreter: the mold, and the workers it forks.
+
+It needs the standard library, `sdcluster.wire`, and the HTTP engine found in the app's environment.
+"""

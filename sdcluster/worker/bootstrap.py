@@ -1,0 +1,43 @@
+"""The first lines that the app's interpreter runs; the master execs this file by its path.
+
+The app's virtualenv need not have sdcluster, and must not see what else is installed beside it.
+So the package alone is made importable here, by its path. This file must parse on any Python 3.
+"""
+
+import os
+import sys
+
+
+def _import_package():
+    """Make `sdcluster` importable from where this file is, and nothing else from there."""
+    import importlib.util
+
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    spec = importlib.util.spec_from_file_location(
+        "sdcluster",
+        os.path.join(package, "__init__.py"),
+        submodule_search_locations=[package],
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sdcluster"] = module
+    spec.loader.exec_module(module)
+
+
+def main():
+    """Become the mold that listens on the channel named in the arguments."""
+    if sys.version_info < (3, 11):  # noqa: UP036
+        sys.exit(
+            "<3>sdcluster: {} is Python {}.{}; 3.11 or newer is needed".format(
+                sys.executable, *sys.version_info[:2]
+            )
+        )
+    # In place of this file's folder: the app's, as with `python -m`.
+    sys.path[0] = os.getcwd()
+    _import_package()
+    from sdcluster.worker import mold
+
+    mold.main(int(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""A worker that is a program of the user's choice: the socket activation protocol, from the child.
+
+sd_listen_fds(3) and sd_notify(3), with the master in systemd's place.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sdcluster.wire import listenfds
+from sdcluster.wire.frames import Fork, Prepare
+from sdcluster.worker.intake import tell
+
+EXIT_EXEC = 203
+"""Systemd's own exit status for a program that cannot be executed, see systemd.exec(5)."""
+
+
+def execute(
+    prepare: Prepare, order: Fork, control: socket.socket, listeners: Sequence[int]
+) -> NoReturn:
+    """Become the command."""
+    environment = dict(os.environ)
+    environment |= listenfds.environment(_names(prepare, len(listeners)), os.getpid())
+    environment["NOTIFY_SOCKET"] = order.notify_socket
+    if order.watchdog_usec:
+        environment["WATCHDOG_USEC"] = str(order.watchdog_usec)
+        environment["WATCHDOG_PID"] = str(os.getpid())
+    control = _move_away(control, listenfds.FIRST_FD + 2 * len(listeners) + 1)
+    for source, target in listenfds.plan_moves(listeners):
+        os.dup2(source, target, inheritable=True)
+    for index in range(len(listeners)):
+        os.set_inheritable(listenfds.FIRST_FD + index, True)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    if prepare.exec_ready == "started":
+        tell(control, READY=1)
+    try:
+        os.execvpe(prepare.command[0], list(prepare.command), environment)
+    except OSError as error:
+        tell(control, X_FAILED=f"cannot execute {prepare.command[0]}: {error.strerror}")
+        os._exit(EXIT_EXEC)
+
+
+def _names(prepare: Prepare, count: int) -> list[str]:
+    names = [name or "unknown" for name in prepare.listener_names[:count]]
+    return names + ["unknown"] * (count - len(names))
+
+
+def _move_away(control: socket.socket, lowest: int) -> socket.socket:
+    """Return the channel on a descriptor that the moves do not touch."""
+    import fcntl
+
+    return socket.socket(fileno=fcntl.fcntl(control.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest + 16))

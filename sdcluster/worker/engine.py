@@ -1,0 +1,83 @@
+"""Finds the HTTP engine: in the app's own environment, or else sdcluster's beside it."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from sdcluster.errors import AppError
+from sdcluster.wire.frames import Prepare
+
+_NAMES = frozenset(
+    {
+        "uvicorn",
+        "h11",
+        "click",
+        "httptools",
+        "uvloop",
+        "a2wsgi",
+        "websockets",
+        "wsproto",
+        "typing_extensions",
+        "asgiref",
+    }
+)
+"""All that may be taken from outside the app's environment: the engine and what it imports."""
+
+
+class _EngineFinder:
+    """Finds the engine's packages, and these alone, in folders the interpreter does not search."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self._folders = list(folders)
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if path is None and fullname in _NAMES:
+            return importlib.machinery.PathFinder.find_spec(fullname, self._folders, target)
+        return None
+
+
+def find(prepare: Prepare) -> None:
+    """Import uvicorn and its fast parts where they are. Raises `AppError` if there is none.
+
+    Done in the mold, so that the workers share it.
+    """
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if importlib.util.find_spec("uvicorn") is None:
+        if ours != prepare.engine_python or not prepare.engine_path:
+            raise AppError(
+                f"{sys.prefix} has no uvicorn and runs Python {ours}, while sdcluster's own is "
+                f"for Python {prepare.engine_python}: {sys.prefix}/bin/pip install uvicorn"
+            )
+        sys.meta_path.append(_EngineFinder(prepare.engine_path))  # type: ignore[arg-type]
+    for name in ("uvicorn.config", "uvicorn.server", "uvicorn.lifespan.on"):
+        importlib.import_module(name)
+    for name in ("uvloop", "httptools", "uvicorn.protocols.http.h11_impl", "h11", "websockets"):
+        _try_import(name)
+    if _try_import("httptools"):
+        _try_import("uvicorn.protocols.http.httptools_impl")
+
+
+def wsgi_middleware() -> type:
+    """Return a2wsgi's middleware, or that of an uvicorn old enough. Raises `AppError`."""
+    for name in ("a2wsgi", "uvicorn.middleware.wsgi"):
+        if _try_import(name):
+            found = getattr(sys.modules[name], "WSGIMiddleware", None)
+            if isinstance(found, type):
+                return found
+    raise AppError(f"WSGI needs a2wsgi: {sys.prefix}/bin/pip install a2wsgi")
+
+
+def _try_import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""How connections come in: from the master over the control channel, or accepted here.
+
+Listeners are not given to the engine or the event loop to serve: both would call listen(2) again,
+which changes the backlog that systemd has set, and empty the backlog in one go, which starves the
+other workers.
+"""
+
+import array
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sdcluster.errors import ProtocolError
+from sdcluster.wire import channel, notify
+from sdcluster.wire.scoreboard import Field, Scoreboard
+
+ACCEPTS_PER_TURN = 4
+"""Connections taken in one turn of the loop, so that siblings get theirs."""
+EXHAUSTED_PAUSE_S = 0.25
+FRAMES_PER_TURN = 16
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_ANCILLARY_BYTES = socket.CMSG_SPACE(channel.MAX_CONNECTIONS_PER_FRAME * array.array("i").itemsize)
+
+logger = logging.getLogger("sdcluster")
+
+
+class Intake:
+    """Takes connections and makes a protocol for each with `protocol_factory`.
+
+    `on_end` is called once, when the master says that no more will come, or is dead.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        listeners: Sequence[socket.socket],
+        board: Scoreboard,
+        *,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        connections: Callable[[], int],
+        max_connections: int,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._control = control
+        self._listeners = list(listeners)
+        self._board = board
+        self._protocol_factory = protocol_factory
+        self._connections = connections
+        self._max_connections = max_connections
+        self._on_end = on_end
+        self._opening: set[asyncio.Task[Any]] = set()
+        self._admitted = False
+        self._accepting = False
+        self._closed = False
+        control.setblocking(False)
+        self._loop.add_reader(control, self._read_control)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit to the connections open at a time."""
+        return bool(self._max_connections)
+
+    @property
+    def opening(self) -> int:
+        """How many connections were taken and do not have their protocol yet."""
+        return len(self._opening)
+
+    def tell(self, **assignments: str | int) -> None:
+        """Send a notification to the master."""
+        tell(self._control, **assignments)
+
+    def stop_accepting(self) -> None:
+        """Leave the listeners to others; what the master sends is still taken."""
+        self._closed = True
+        self._pause()
+
+    def look_for_room(self) -> None:
+        """Accept again if fewer connections are open than allowed; called when one has closed."""
+        if not self._accepting and self._admitted and not self._closed and self._has_room():
+            self._resume()
+
+    def _has_room(self) -> bool:
+        limit = self._max_connections
+        return not limit or self._connections() + len(self._opening) < limit
+
+    def _resume(self) -> None:
+        if not self._accepting and not self._closed:
+            self._accepting = True
+            for listener in self._listeners:
+                self._loop.add_reader(listener, self._accept, listener)
+
+    def _pause(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            for listener in self._listeners:
+                self._loop.remove_reader(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self._accepting:
+                return
+            if not self._has_room():
+                self._pause()
+                return
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return  # A sibling was faster.
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                logger.warning("cannot accept: %s; connections wait in the backlog", error.strerror)
+                self._pause()
+                self._loop.call_later(EXHAUSTED_PAUSE_S, self._resume)
+                return
+            self._open(connection)
+
+    def _read_control(self) -> None:
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                data, ancillary, _, _ = self._control.recvmsg(
+                    channel.MAX_CONNECTIONS_PER_FRAME + 1,
+                    _ANCILLARY_BYTES,
+                    socket.MSG_CMSG_CLOEXEC,
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, ancillary = b"", []
+            fds = array.array("i")
+            for _, _, more in ancillary:
+                fds.frombytes(more[: len(more) - len(more) % fds.itemsize])
+            if data:
+                try:
+                    taken = channel.decode_order(data, len(fds))
+                except ProtocolError:
+                    logger.exception("the master broke the protocol; this worker drains")
+                    data = b""
+            if not data:
+                self._loop.remove_reader(self._control)
+                self._on_end()
+                return
+            if not taken:
+                self._admitted = True
+                self.look_for_room()
+                continue
+            board = self._board
+            board.words[Field.TAKEN] += taken
+            if board.words[Field.WAITING]:
+                board.words[Field.WAITING] = 0
+                self.tell(X_TAKEN=1)
+            for fd in fds:
+                self._open(socket.socket(fileno=fd))
+            board.words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+
+    def _open(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        task = self._loop.create_task(self._connect(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol_factory, connection)
+        except OSError:
+            connection.close()  # The client has gone already.
+
+
+def tell(control: socket.socket, **assignments: str | int) -> None:
+    """Send a notification to the master, if it lives."""
+    try:
+        control.send(notify.encode(**assignments), socket.MSG_NOSIGNAL)
+    except OSError:
+        pass  # The master is dead, or so far behind that it knows.

@@ -1,0 +1,218 @@
+"""The mold: loads the app once, stays single-threaded, and forks a worker whenever it is told to.
+
+A worker is forked twice, so that it is no child of the mold's: its parent in between exits, and
+the master, being a subreaper, becomes its parent.
+"""
+
+import contextlib
+import faulthandler
+import gc
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, cast
+
+from sdcluster import process
+from sdcluster.errors import AppError
+from sdcluster.wire import frames
+from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
+from sdcluster.worker import command, engine, loader, logs, server
+from sdcluster.worker.intake import tell
+
+MAX_DESCRIPTORS = 250
+EXIT_APP = 1
+"""The exit status of a worker whose app does not start."""
+
+
+def main(channel_fd: int) -> NoReturn:
+    """Serve the master on the channel until it ends."""
+    os.set_inheritable(channel_fd, False)
+    os.setsid()  # What a terminal sends to its processes is for the master alone.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    channel = socket.socket(fileno=channel_fd)
+    prepare = frames.decode_order(channel.recv(frames.MAX_FRAME_BYTES + 1))
+    assert isinstance(prepare, frames.Prepare)
+    process.set_title(f"sdcluster: mold {prepare.name} gen {prepare.generation}")
+    process.set_name("sdcluster:mold")
+    _Mold(channel, prepare).run()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+class _Mold:
+    def __init__(self, channel: socket.socket, prepare: frames.Prepare) -> None:
+        self._channel = channel
+        self._prepare = prepare
+        self._interface: frames.Interface = "exec"
+        self._app: Any = None
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):  # The master is gone.
+            try:
+                self._load()
+            except AppError as error:
+                self._fail(error)
+                return
+            gc.collect()
+            gc.freeze()  # Else the collector would write to, and so copy, the shared pages.
+            self._channel.send(frames.encode(frames.Prepared(interface=self._interface)))
+            while self._serve_one():
+                pass
+
+    def _load(self) -> None:
+        prepare = self._prepare
+        if prepare.interface == "exec":
+            return
+        logs.set_up(
+            {"SDCLUSTER_INSTANCE": prepare.name, "SDCLUSTER_GENERATION": str(prepare.generation)},
+            f"sdcluster[{prepare.name}] mold",
+            access_log=False,
+        )
+        engine.find(prepare)
+        if prepare.preload:
+            self._app, self._interface = load_app(prepare)
+            if len(os.listdir("/proc/self/task")) > 1:
+                raise AppError(
+                    f"{prepare.app} starts a thread when it is imported, and a process with "
+                    "threads cannot be forked; start it later, or set preload = false"
+                )
+        else:
+            self._interface = cast(frames.Interface, prepare.interface)
+            if prepare.interface == "auto":
+                self._interface = "asgi"
+
+    def _fail(self, error: AppError) -> None:
+        detail = error.detail[-frames.MAX_DETAIL_CHARS :]
+        report = frames.PrepareFailed(reason=str(error)[:4096], detail=detail)
+        self._channel.send(frames.encode(report))
+
+    def _serve_one(self) -> bool:
+        """Carry one order out; False when there will be none."""
+        data, descriptors, _, _ = socket.recv_fds(
+            self._channel, frames.MAX_FRAME_BYTES + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        if not data:
+            return False
+        order = frames.decode_order(data)
+        assert isinstance(order, frames.Fork)
+        report: frames.Report
+        try:
+            pid = self._fork(order, descriptors)
+            report = frames.Forked(worker=order.worker, pid=pid)
+        except OSError as error:
+            report = frames.ForkFailed(worker=order.worker, reason=f"cannot fork: {error.strerror}")
+        for fd in descriptors:
+            os.close(fd)
+        self._channel.send(frames.encode(report))
+        return True
+
+    def _fork(self, order: frames.Fork, descriptors: Sequence[int]) -> int:
+        """Fork a worker and return its pid. Raises OSError."""
+        reader, writer = os.pipe()
+        try:
+            between = os.fork()
+            if between == 0:
+                self._fork_again(order, descriptors, writer)
+            os.waitpid(between, 0)
+            answer = int.from_bytes(os.read(reader, 8), "little", signed=True)
+        finally:
+            os.close(reader)
+            os.close(writer)
+        if answer <= 0:
+            raise OSError(-answer, os.strerror(-answer))
+        return answer
+
+    def _fork_again(self, order: frames.Fork, descriptors: Sequence[int], writer: int) -> NoReturn:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid = -(error.errno or 1)
+        if pid == 0:
+            os.close(writer)
+            self._channel.close()
+            run_worker(self._app, self._interface, self._prepare, order, descriptors)
+        os.write(writer, pid.to_bytes(8, "little", signed=True))
+        os._exit(0)
+
+
+def load_app(prepare: frames.Prepare) -> tuple[Any, Literal["asgi", "wsgi"]]:
+    """Return the app and what it is. Raises `AppError`."""
+    app = loader.load(prepare.app)
+    if prepare.interface in ("asgi", "wsgi"):
+        interface = cast(Literal["asgi", "wsgi"], prepare.interface)
+    else:
+        interface = loader.interface_of(app)
+    if interface == "wsgi":
+        engine.wsgi_middleware()
+    return app, interface
+
+
+def run_worker(
+    app: Any,
+    interface: str,
+    prepare: frames.Prepare,
+    order: frames.Fork,
+    descriptors: Sequence[int],
+) -> NoReturn:
+    """Be the worker, in the child. `app` is None when it was not imported before the fork."""
+    status = 0
+    control = socket.socket(fileno=descriptors[0])
+    try:
+        _describe(prepare, order)
+        if interface == "exec":
+            command.execute(prepare, order, control, descriptors[2:])
+        _serve(app, interface, prepare, control, descriptors)
+    except AppError as error:
+        if error.detail:
+            sys.stderr.write(error.detail)
+        tell(control, X_FAILED=str(error))
+        status = EXIT_APP
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else EXIT_APP
+    except BaseException as error:
+        traceback.print_exc()
+        tell(control, X_FAILED=traceback.format_exception_only(error)[-1])
+        status = EXIT_APP
+    finally:
+        logging.shutdown()
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
+    fields = {
+        "SDCLUSTER_INSTANCE": prepare.name,
+        "SDCLUSTER_SLOT": str(order.slot),
+        "SDCLUSTER_WORKER": str(order.worker),
+        "SDCLUSTER_GENERATION": str(prepare.generation),
+    }
+    os.environ.update(fields)
+    process.set_title(f"sdcluster: worker {order.slot} {prepare.name} gen {prepare.generation}")
+    process.set_name(f"sdcluster:w{order.slot}")
+    who = f"sdcluster[{prepare.name}] worker {order.worker}"
+    logs.set_up(fields, who, access_log=prepare.access_log)
+
+
+def _serve(
+    app: Any,
+    interface: str,
+    prepare: frames.Prepare,
+    control: socket.socket,
+    descriptors: Sequence[int],
+) -> None:
+    board = Scoreboard(mmap.mmap(descriptors[1], SIZE_BYTES))
+    if app is None:
+        app, interface = load_app(prepare)
+    if interface == "wsgi":
+        app = engine.wsgi_middleware()(app, workers=prepare.threads)
+    listeners = [socket.socket(fileno=fd) for fd in descriptors[2:]]
+    server.serve(app, prepare, control=control, listeners=listeners, board=board)

@@ -1,0 +1,158 @@
+"""A Python worker: the engine, the intake, and the way from start to drain to the end.
+
+The engine is uvicorn: its protocols and its lifespan, without its listeners, signals and shutdown,
+which lose connections.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sdcluster.errors import AppError
+from sdcluster.wire.frames import Prepare
+from sdcluster.wire.scoreboard import Field, Scoreboard
+from sdcluster.worker.gate import App, Gate
+from sdcluster.worker.intake import Intake
+
+DRAIN_POLL_S = 0.02
+CLOSE_GRACE_S = 1.0
+"""From the drain deadline, when what is left is closed, to its cancellation."""
+
+logger = logging.getLogger("sdcluster")
+
+
+def serve(
+    app: App,
+    prepare: Prepare,
+    *,
+    control: socket.socket,
+    listeners: Sequence[socket.socket],
+    board: Scoreboard,
+) -> None:
+    """Serve an ASGI app until the master says stop. Raises `AppError` if it does not start."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_Server(app, prepare, control, listeners, board).run())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _Server:
+    def __init__(
+        self,
+        app: App,
+        prepare: Prepare,
+        control: socket.socket,
+        listeners: Sequence[socket.socket],
+        board: Scoreboard,
+    ) -> None:
+        import uvicorn
+
+        self._prepare = prepare
+        self._control = control
+        self._listeners = listeners
+        self._board = board
+        self._gate = Gate(app, board, track=prepare.track_requests)
+        self._config: Any = uvicorn.Config(
+            self._gate,  # type: ignore[arg-type]
+            interface="asgi3",
+            log_config=None,
+            access_log=prepare.access_log,
+            proxy_headers=bool(prepare.forwarded_allow_ips),
+            forwarded_allow_ips=prepare.forwarded_allow_ips or None,
+            root_path=prepare.root_path,
+        )
+        self._config.load()
+        self._uvicorn: Any = uvicorn.Server(self._config)
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._uvicorn.lifespan = self._config.lifespan_class(self._config)
+        await self._start_up()
+        state = self._uvicorn.server_state
+        intake = Intake(
+            self._control,
+            self._listeners,
+            self._board,
+            protocol_factory=self._protocol_factory(),
+            connections=lambda: len(state.connections),
+            max_connections=self._prepare.max_connections,
+            on_end=self._ended.set,
+        )
+        loop.add_signal_handler(signal.SIGTERM, self._terminated, intake)
+        clock = loop.create_task(self._uvicorn.main_loop())
+        beat = loop.create_task(self._beat(intake))
+        intake.tell(READY=1)
+        await self._ended.wait()
+        await self._drain(intake)
+        clock.cancel()
+        beat.cancel()
+        await self._uvicorn.lifespan.shutdown()
+
+    async def _start_up(self) -> None:
+        """Run the lifespan's startup. Raises `AppError` however the version shows a failure."""
+        try:
+            await self._uvicorn.startup(sockets=[])
+        except SystemExit as error:
+            raise AppError("the app's lifespan startup failed") from error
+        if self._uvicorn.lifespan.should_exit or self._uvicorn.should_exit:
+            raise AppError("the app's lifespan startup failed")
+
+    def _protocol_factory(self) -> Callable[[], asyncio.Protocol]:
+        cls = self._config.http_protocol_class
+        arguments = {"config": self._config, "server_state": self._uvicorn.server_state}
+        app_state = getattr(self._uvicorn.lifespan, "state", None)
+        if app_state is not None:
+            arguments["app_state"] = app_state
+        return lambda: cls(**arguments)
+
+    def _terminated(self, intake: Intake) -> None:
+        """Tell the master, which sends an end of file behind the last connection."""
+        intake.stop_accepting()
+        intake.tell(STOPPING=1)
+
+    async def _beat(self, intake: Intake) -> None:
+        board, state = self._board, self._uvicorn.server_state
+        interval_s = min(self._prepare.heartbeat_interval_s, 0.2 if intake.is_limited else 1.0)
+        while True:
+            board[Field.HEARTBEAT_NS] = time.monotonic_ns()
+            board[Field.REQUESTS] = state.total_requests
+            board[Field.CONNECTIONS] = len(state.connections) + intake.opening
+            intake.look_for_room()
+            await asyncio.sleep(interval_s)
+
+    async def _drain(self, intake: Intake) -> None:
+        """Answer everything that is open once more, then close it; until the deadline."""
+        state = self._uvicorn.server_state
+        intake.stop_accepting()
+        self._gate.drain()
+
+        def is_over() -> bool:
+            return not (state.connections or state.tasks or intake.opening)
+
+        deadline = time.monotonic() + self._prepare.drain_timeout_s
+        while not is_over() and time.monotonic() < deadline:
+            await asyncio.sleep(DRAIN_POLL_S)
+        if is_over():
+            return
+        logger.warning("%d connections are open at the drain deadline", len(state.connections))
+        for protocol in list(state.connections):
+            with contextlib.suppress(Exception):  # A protocol that fails here is closed below.
+                protocol.shutdown()
+        deadline += CLOSE_GRACE_S
+        while not is_over() and time.monotonic() < deadline:
+            await asyncio.sleep(DRAIN_POLL_S)
+        for task in list(state.tasks):
+            task.cancel()
