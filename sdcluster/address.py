@@ -46,7 +46,7 @@ def parse(text: str, *, name: str = "") -> Address:
             raise ValueError(f"{text!r} is not an absolute path")
     if text.startswith(("/", "@")):
         return _unix(text, name)
-    host, colon, port_text = text.rpartition(":")
+    host, _, port_text = text.rpartition(":")
     if not port_text.isdecimal() or int(port_text) > 65535:
         raise ValueError(f"{text!r} is not an address; give {FORMS}")
     port = int(port_text)

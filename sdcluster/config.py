@@ -395,7 +395,7 @@ def _directory(
 def _venv(
     checked: Mapping[str, Any], directory: Path, wrong: Callable[[str, str], None]
 ) -> Path | None:
-    given = checked.get("venv")
+    given: str | None = checked.get("venv")
     if given is None:
         return None
     venv = directory / given
@@ -420,7 +420,8 @@ def _all_environment(
             wrong("environment_file", f"{path} cannot be read: {error}")
         except EnvironmentFileError as error:
             wrong("environment_file", f"{path}: {error}")
-    return environment | checked.get("environment", {})
+    own: dict[str, str] = checked.get("environment", {})
+    return environment | own
 
 
 def _executable(

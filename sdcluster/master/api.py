@@ -1,4 +1,4 @@
-"""What can be asked of the master over the control socket: the methods of `io.sdcluster.Control`."""
+"""What can be asked of the master over the control socket: `io.sdcluster.Control`."""
 
 import os
 from collections.abc import Callable, Mapping

@@ -35,7 +35,7 @@ from sdcluster.errors import (
 from sdcluster.master import health
 from sdcluster.master.channels import WorkerChannel
 from sdcluster.master.dispatch import Dispatcher
-from sdcluster.master.journal import EventKind, Journal
+from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.listeners import ListenerSet
 from sdcluster.master.loop import Loop, Timer
 from sdcluster.master.molds import Mold
@@ -242,13 +242,14 @@ class Cluster:
 
     def _checked(self, config: Config) -> Config:
         """Return a re-read config, if a running cluster can take it on. Raises `ConfigError`."""
-        fixed = {
-            "listen": lambda config: config.listen if config.listen_given else (),
-            "scheduling": lambda config: config.scheduling,
-            "exec": lambda config: config.is_command,
+        old = self.config
+        changed = {
+            "listen": config.listen_given and config.listen != old.listen,
+            "scheduling": config.scheduling != old.scheduling,
+            "exec": config.is_command != old.is_command,
         }
-        for key, value in fixed.items():
-            if value(config) != value(self.config):
+        for key, has_changed in changed.items():
+            if has_changed:
                 raise ConfigError(f"{config.source}: {key} has changed; that takes a restart")
         return config
 
@@ -319,7 +320,7 @@ class Cluster:
             EventKind.WORKER_READY,
             f"worker {process.id} (pid {process.pid}, slot {process.slot}, "
             f"gen {process.generation}) serves",
-            **_about(process),
+            _about(process),
         )
 
     def _retire(self, process: WorkerProcess, reason: str) -> None:
@@ -331,7 +332,7 @@ class Cluster:
         self._journal.write(
             EventKind.WORKER_RETIRED,
             f"worker {process.id} (pid {process.pid}) is retired: {reason}",
-            **_about(process),
+            _about(process),
         )
 
     def _strike(self, process: WorkerProcess, number: signal.Signals, text: str) -> None:
@@ -340,7 +341,7 @@ class Cluster:
         self._journal.write(
             EventKind.WORKER_STUCK,
             f"worker {process.id} (pid {process.pid}) {text}: {number.name}",
-            **_about(process),
+            _about(process),
         )
         process.kill(number)
 
@@ -368,9 +369,7 @@ class Cluster:
         self._journal.write(
             EventKind.WORKER_RETIRED if expected else EventKind.WORKER_LOST,
             text,
-            slot=action.slot,
-            worker=action.worker,
-            generation=action.generation,
+            About(action.slot, action.worker, action.generation),
         )
 
     def _announce_ready(self) -> None:
@@ -379,7 +378,9 @@ class Cluster:
         self._manager.alive()
         self._tell_status()
         self._journal.write(
-            EventKind.READY, f"ready: {self.status_line()}", generation=self.supervisor.current
+            EventKind.READY,
+            f"ready: {self.status_line()}",
+            About(generation=self.supervisor.current),
         )
         self._on_ready()
 
@@ -394,7 +395,7 @@ class Cluster:
                 self._manager.reloading()
                 self._manager.extend_timeout()
                 text = f"reload to generation {generation} begins{why}"
-                self._journal.write(EventKind.RELOAD_BEGUN, text, generation=generation)
+                self._journal.write(EventKind.RELOAD_BEGUN, text, About(generation=generation))
                 if observer:
                     observer.began(action)
             case act.ReportProgress():
@@ -402,17 +403,17 @@ class Cluster:
                     observer.progressed(action)
             case act.BeginRollback(_, reason):
                 text = f"generation {generation} failed, its workers go back: {reason}"
-                self._journal.write(EventKind.ROLLBACK, text, generation=generation)
+                self._journal.write(EventKind.ROLLBACK, text, About(generation=generation))
                 if observer:
                     observer.rolls_back(action)
             case act.EndReload(_, _, failure):
                 if failure:
                     text = f"reload failed, the old code serves on: {failure}"
-                    self._journal.write(EventKind.RELOAD_FAILED, text, generation=generation)
+                    self._journal.write(EventKind.RELOAD_FAILED, text, About(generation=generation))
                 else:
                     self.config = self._molds[generation].config
                     text = f"reload done, generation {generation} serves"
-                    self._journal.write(EventKind.RELOAD_DONE, text, generation=generation)
+                    self._journal.write(EventKind.RELOAD_DONE, text, About(generation=generation))
                 if self.supervisor.phase is Phase.RUNNING:
                     self._manager.ready()
                 self._tell_status()
@@ -450,7 +451,7 @@ class Cluster:
                 self._journal.write(
                     EventKind.WORKER_PROTOCOL,
                     f"the mold broke the protocol, and is killed: {error}",
-                    generation=mold.generation,
+                    About(generation=mold.generation),
                 )
                 mold.kill(signal.SIGKILL)
                 self._loop.remove(mold.fileno())
@@ -467,13 +468,13 @@ class Cluster:
         match report:
             case frames.Prepared(note=note):
                 if note:
-                    self._journal.write(EventKind.NOTE, note, generation=generation)
+                    self._journal.write(EventKind.NOTE, note, About(generation=generation))
                 self.feed(ev.MoldReady(generation))
             case frames.PrepareFailed(reason=reason, detail=detail):
                 self._journal.write(
                     EventKind.MOLD_LOST,
                     f"the app of generation {generation} does not load: {reason}",
-                    generation=generation,
+                    About(generation=generation),
                     detail=detail,
                 )
                 self.feed(ev.MoldFailed(generation, reason))
@@ -520,7 +521,7 @@ class Cluster:
             self._journal.write(
                 EventKind.WORKER_PROTOCOL,
                 f"worker {process.id} (pid {process.pid}) broke the protocol: {text}",
-                **_about(process),
+                _about(process),
             )
             self.feed(ev.WorkerWorn(WorkerId(process.id), "broke the protocol"))
         elif process.offences == MAX_OFFENCES:
@@ -580,7 +581,7 @@ class Cluster:
             self._journal.write(
                 EventKind.MOLD_LOST,
                 f"the mold of generation {mold.generation} (pid {mold.pid}) is gone: {status}",
-                generation=mold.generation,
+                About(generation=mold.generation),
             )
             self.feed(ev.MoldExited(Generation(mold.generation), status))
 
@@ -635,7 +636,7 @@ class Cluster:
         if reason and not process.finding:
             process.finding = reason
             self._journal.write(
-                EventKind.NOTE, f"worker {worker} {reason}: it is replaced", **_about(process)
+                EventKind.NOTE, f"worker {worker} {reason}: it is replaced", _about(process)
             )
         if reason:
             self.feed(ev.WorkerWorn(worker, reason))
@@ -678,8 +679,8 @@ def _policy(config: Config) -> Policy:
     )
 
 
-def _about(process: WorkerProcess) -> dict[str, int]:
-    return {"slot": process.slot, "worker": process.id, "generation": process.generation}
+def _about(process: WorkerProcess) -> About:
+    return About(process.slot, process.id, process.generation)
 
 
 def _exited_children() -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ SDCLUSTER_ fields that say whom it is about. The workers log for themselves.
 
 import os
 import sys
+from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 from syslog import LOG_ERR, LOG_INFO, LOG_NOTICE, LOG_WARNING
 from typing import Final
@@ -71,6 +72,15 @@ PRIORITIES: Final = {
 """How grave each kind is; LOG_INFO where it is not listed. syslog(3)."""
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """Whom an entry is about."""
+
+    slot: int | None = None
+    worker: int | None = None
+    generation: int | None = None
+
+
 class Journal:
     """Writes entries about the instance `name`."""
 
@@ -82,10 +92,8 @@ class Journal:
         self,
         kind: EventKind,
         message: str,
+        about: About = About(),
         *,
-        slot: int | None = None,
-        worker: int | None = None,
-        generation: int | None = None,
         detail: str = "",
     ) -> None:
         """Write an entry. `detail` is text of several lines, a traceback for one."""
@@ -99,10 +107,9 @@ class Journal:
             "SYSLOG_IDENTIFIER": "sdcluster",
             "SDCLUSTER_INSTANCE": self._name,
         }
-        about = {"SLOT": slot, "WORKER": worker, "GENERATION": generation}
-        fields |= {
-            f"SDCLUSTER_{key}": str(value) for key, value in about.items() if value is not None
-        }
+        for key, value in asdict(about).items():
+            if value is not None:
+                fields[f"SDCLUSTER_{key.upper()}"] = str(value)
         journal.send(text, **fields)
 
 

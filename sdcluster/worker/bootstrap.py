@@ -8,7 +8,7 @@ import os
 import sys
 
 
-def _import_package():
+def _import_package() -> None:
     """Make `sdcluster` importable from where this file is, and nothing else from there."""
     import importlib.util
 
@@ -18,12 +18,14 @@ def _import_package():
         os.path.join(package, "__init__.py"),
         submodule_search_locations=[package],
     )
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["sdcluster"] = module
     spec.loader.exec_module(module)
 
 
-def main():
+def main() -> None:
     """Become the mold that listens on the channel named in the arguments."""
     if sys.version_info < (3, 11):  # noqa: UP036
         sys.exit(

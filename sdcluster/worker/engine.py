@@ -56,7 +56,7 @@ def find(prepare: Prepare) -> None:
                 f"{sys.prefix} has no uvicorn and runs Python {ours}, while sdcluster's own is "
                 f"for Python {prepare.engine_python}: {sys.prefix}/bin/pip install uvicorn"
             )
-        sys.meta_path.append(_EngineFinder(prepare.engine_path))  # type: ignore[arg-type]
+        sys.meta_path.append(_EngineFinder(prepare.engine_path))
     for name in ("uvicorn.config", "uvicorn.server", "uvicorn.lifespan.on"):
         importlib.import_module(name)
     for name in ("uvloop", "httptools", "uvicorn.protocols.http.h11_impl", "h11", "websockets"):

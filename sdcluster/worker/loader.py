@@ -85,19 +85,17 @@ def interface_of(app: Any) -> Literal["asgi", "wsgi"]:
     """Tell what an app is by how it is called. Raises `AppError` when that cannot be told."""
     while isinstance(app, functools.partial):
         app = app.func
-    call = app if inspect.isroutine(app) else getattr(type(app), "__call__", app)
     if inspect.isclass(app):
         raise AppError(f"{app.__name__} is a class; name an instance of it, or a factory MAKE()")
-    if inspect.iscoroutinefunction(call):
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
         return "asgi"
     try:
-        bound = call if inspect.isroutine(app) else app
-        parameters = inspect.signature(bound).parameters.values()
+        signature = inspect.signature(app)
     except (TypeError, ValueError):
-        parameters = ()
+        signature = inspect.Signature()
     positional = [
         one
-        for one in parameters
+        for one in signature.parameters.values()
         if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty
     ]
     if len(positional) == 2:

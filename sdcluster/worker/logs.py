@@ -75,7 +75,7 @@ def set_up(fields: Mapping[str, str], who: str, *, access_log: bool) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(f"{who}: %(levelname)s %(message)s"))
     handler.setLevel(logging.INFO)
-    logging.lastResort = handler  # type: ignore[assignment]
+    logging.lastResort = handler
     logging.getLogger("sdcluster").setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     access = logging.getLogger("uvicorn.access")

@@ -65,7 +65,7 @@ class _Server:
         self._board = board
         self._gate = Gate(app, board, track=prepare.track_requests)
         self._config: Any = uvicorn.Config(
-            self._gate,  # type: ignore[arg-type]
+            self._gate,
             interface="asgi3",
             log_config=None,
             access_log=prepare.access_log,
