@@ -1,0 +1,90 @@
+"""Turns /etc/sdcluster/*.toml into drop-ins for the units, as a systemd.generator(7).
+
+One file an app, and the address still belongs to systemd: `listen` becomes ListenStream=. A file
+that is wrong yields nothing and harms no other; `sdcluster check` and the service say what is wrong.
+"""
+
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sdcluster import cpus
+from sdcluster.address import Address, parse, to_listen_stream
+
+CONFIG_FOLDER = Path("/etc/sdcluster")
+
+
+def main(arguments: Sequence[str], folder: Path = CONFIG_FOLDER) -> int:
+    """Write the drop-ins to the first folder of the arguments. Return the exit status, 0."""
+    if not arguments:
+        print("usage: sdcluster-generator FOLDER [FOLDER FOLDER]", file=sys.stderr)
+        return 64
+    for file in sorted(folder.glob("*.toml")):
+        try:
+            drop_in = socket_drop_in(tomllib.loads(file.read_text()), source=file)
+        except (OSError, ValueError) as error:
+            _log(f"{file}: {error}")
+            continue
+        if drop_in:
+            _write(Path(arguments[0]), file.stem, drop_in)
+    return 0
+
+
+def socket_drop_in(values: Mapping[str, object], *, source: Path) -> str:
+    """Return the drop-in of the socket unit; empty when the file names no address.
+
+    Raises ValueError when it is not valid.
+    """
+    addresses = _addresses(values.get("listen"))
+    if not addresses:
+        return ""
+    lines = [f"# From {source}", "[Unit]", f"SourcePath={source}", "", "[Socket]", "ListenStream="]
+    copies = 1
+    if values.get("scheduling") == "reuseport":
+        # A socket per slot, made by systemd: no other user may add one to the port.
+        copies = _workers(values.get("workers", "max"))
+        lines.append("ReusePort=yes")
+    lines += [
+        f"ListenStream={to_listen_stream(address)}" for address in addresses for _ in range(copies)
+    ]
+    if addresses[0].name:
+        # A socket unit has one name for all its sockets.
+        lines.append(f"FileDescriptorName={addresses[0].name}")
+    return "\n".join(lines) + "\n"
+
+
+def _addresses(listen: object) -> list[Address]:
+    if isinstance(listen, Mapping):
+        return [parse(str(value), name=str(name)) for name, value in listen.items()]
+    if listen is None:
+        return []
+    return [parse(str(one)) for one in (listen if isinstance(listen, list) else [listen])]
+
+
+def _workers(value: object) -> int:
+    if value == "max":
+        return cpus.usable()
+    if type(value) is not int or not 1 <= value <= 1024:
+        raise ValueError(f"workers: {value!r} is not a number of workers")
+    return value
+
+
+def _write(destination: Path, name: str, drop_in: str) -> None:
+    sockets = destination / f"sdcluster@{name}.socket.d"
+    sockets.mkdir(parents=True, exist_ok=True)
+    (sockets / "50-listen.conf").write_text(drop_in)
+    service = destination / f"sdcluster@{name}.service.d"
+    service.mkdir(parents=True, exist_ok=True)
+    unit = f"sdcluster@{name}.socket"
+    text = f"[Unit]\nRequires={unit}\nAfter={unit}\n\n[Service]\nSockets={unit}\n"
+    (service / "50-socket.conf").write_text(text)
+
+
+def _log(text: str) -> None:
+    """Write to the kernel log: a generator has no other."""
+    try:
+        with open("/dev/kmsg", "w") as kmsg:
+            kmsg.write(f"<4>sdcluster-generator: {text}\n")
+    except OSError:
+        pass  # A container without one; the service will say it.
