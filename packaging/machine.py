@@ -212,8 +212,8 @@ class Machine:
         prepare_host()
         with contextlib.ExitStack() as stack:
             self.root = stack.enter_context(overlay([root(self.release)]))
-            self._install_packages()
             self._boot(stack)
+            self._install_packages()
             self._stack = stack.pop_all()
         return self
 
@@ -225,9 +225,7 @@ class Machine:
             for package in self._packages:
                 shutil.copy(package, self.root / "root")
             names = [f"/root/{package.name}" for package in self._packages]
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-            install = ("apt-get", "install", "-y", "--no-install-recommends", "--no-download")
-            _run("chroot", self.root, *install, *names, env=environment)
+            self.run("apt-get", "install", "-y", "--no-install-recommends", *names)
 
     def _boot(self, stack: contextlib.ExitStack) -> None:
         group = _cgroup_mount() / self.name
@@ -262,14 +260,14 @@ class Machine:
                 log.seek(0)
                 raise MachineError(f"{self.name} does not boot ({state}):\n{log.read()[-3000:]}")
             time.sleep(0.05)
-            self._leader = self._leader or _only_child(nspawn.pid)
+            self._leader = _only_child(nspawn.pid)  # At first it is one that sets things up.
             if self._leader:
                 state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
 
     def _end(self, nspawn: "subprocess.Popen[bytes]") -> None:
-        leader = self._leader or _only_child(nspawn.pid)
         if nspawn.poll() is None:
-            os.kill(leader or nspawn.pid, signal.SIGKILL)
+            # With its init killed the machine is down, and nspawn cleans up behind it.
+            os.kill(_only_child(nspawn.pid) or nspawn.pid, signal.SIGKILL)
         nspawn.wait(30)
 
     def entry(self) -> list[str]:
@@ -292,7 +290,7 @@ class Machine:
             errors="replace",
             check=False,
             timeout=timeout_s,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "COLUMNS": "120"},
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "COLUMNS": "120", "DEBIAN_FRONTEND": "noninteractive"},
         )
         if check and done.returncode != 0:
             raise MachineError(
