@@ -1,8 +1,8 @@
 """Throwaway Debian machines: a root file system per release, cached, and booted with systemd.
 
-A machine is a container that systemd-nspawn boots with its own systemd as PID 1, on an overlay whose
-upper layer is a tmpfs: what happens in it is gone with it. It has a loopback network only. Needs
-root on a Debian host, and installs there what it needs. Works with and without systemd on the host.
+A machine is a container that systemd-nspawn boots with its own systemd as PID 1, on an overlay
+whose upper layer is a tmpfs: what happens in it is gone with it. It has a loopback network only.
+Needs root on a Debian host, with or without systemd, and installs there what it calls.
 """
 
 import contextlib
@@ -43,6 +43,12 @@ BUILD = (
 )
 HOST_TOOLS = {"systemd-nspawn": "systemd-container", "debootstrap": "debootstrap"}
 BOOT_TIMEOUT_S = 60.0
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "COLUMNS": "120",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
 NEWER_PYTHON3_A2WSGI = "python3-a2wsgi"  # Packaged from trixie on.
 
 
@@ -231,7 +237,7 @@ class Machine:
         group = _cgroup_mount() / self.name
         group.mkdir()
         stack.callback(_remove_cgroup, group)
-        log = stack.enter_context(tempfile.TemporaryFile("w+"))
+        log = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115  # It is entered here.
         command = [
             "systemd-nspawn",
             f"--directory={self.root}",
@@ -290,7 +296,12 @@ class Machine:
             errors="replace",
             check=False,
             timeout=timeout_s,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "COLUMNS": "120", "DEBIAN_FRONTEND": "noninteractive"},
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "LC_ALL": "C.UTF-8",
+                "COLUMNS": "120",
+                "DEBIAN_FRONTEND": "noninteractive",
+            },
         )
         if check and done.returncode != 0:
             raise MachineError(

@@ -78,17 +78,13 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
         module = str(app).partition(":")[0].rpartition(".")[2]
         return from_options(options, name=name or module or "app", directory=here)
 
-    def say_ready(_addresses: list[str]) -> None:
-        click.echo("ready")
-
-    def say_start(config: Config) -> None:
-        addresses = ", ".join(str(address) for address in config.listen)
-        click.echo(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
-        click.echo(f"listening on {addresses}")
-
     config = read()
-    say_start(config)
-    _serve(config, read, say_ready)
+
+    def say_where(addresses: list[str]) -> None:
+        click.echo(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
+        click.echo(f"listening on {', '.join(addresses)}")
+
+    _serve(config, read, on_listening=say_where, on_ready=lambda: click.echo("ready"))
 
 
 @main.command()
@@ -99,15 +95,20 @@ def serve(name: str) -> None:
     def read() -> Config:
         return load(config_path(name), name=name)
 
-    _serve(read(), read, lambda _addresses: None)
+    _serve(read(), read)
 
 
 def _serve(
-    config: Config, reread: Callable[[], Config], on_ready: Callable[[list[str]], None]
+    config: Config,
+    reread: Callable[[], Config],
+    *,
+    on_listening: Callable[[list[str]], None] = lambda _addresses: None,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> NoReturn:
     from sdcluster.master.main import serve as serve_cluster  # The other commands do without it.
 
-    sys.exit(serve_cluster(config, reread=reread, on_ready=on_ready))
+    status = serve_cluster(config, reread=reread, on_listening=on_listening, on_ready=on_ready)
+    sys.exit(status)
 
 
 @main.command()

@@ -1,7 +1,8 @@
 """Turns /etc/sdcluster/*.toml into drop-ins for the units, as a systemd.generator(7).
 
 One file an app, and the address still belongs to systemd: `listen` becomes ListenStream=. A file
-that is wrong yields nothing and harms no other; `sdcluster check` and the service say what is wrong.
+that is wrong yields nothing and harms no other; `sdcluster check` and the service say what is
+wrong.
 """
 
 import sys

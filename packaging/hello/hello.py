@@ -5,7 +5,7 @@ import os
 VERSION = 1
 
 
-async def app(scope, receive, send):
+async def app(scope, receive, send):  # noqa: ARG001  # The ASGI signature.
     """Answer with the worker's number and process id."""
     if scope["type"] != "http":
         raise NotImplementedError(scope["type"])

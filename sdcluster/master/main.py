@@ -21,14 +21,15 @@ def serve(
     config: Config,
     *,
     reread: Callable[[], Config],
-    on_ready: Callable[[list[str]], None] = lambda _addresses: None,
+    on_listening: Callable[[list[str]], None] = lambda _addresses: None,
+    on_ready: Callable[[], None] = lambda: None,
     folder: Path | None = None,
 ) -> int:
     """Serve until told to stop. Return the exit status.
 
-    `reread` returns the config as it is now, for a reload. `on_ready` is told the addresses when
-    the cluster serves for the first time. Raises `ConfigError` and `ListenError` before any
-    process is started.
+    `reread` returns the config as it is now, for a reload. `on_listening` is told the addresses
+    before anything is started, `on_ready` when the cluster serves for the first time. Raises
+    `ConfigError` and `ListenError` before any process is started.
     """
     journal = Journal(config.name)
     manager = ServiceManager()
@@ -43,7 +44,7 @@ def serve(
     except ListenError as error:
         _explain(manager, error)
         raise
-    addresses = listeners.addresses()
+    on_listening(listeners.addresses())
     process.become_subreaper()
     process.set_title(f"sdcluster: master {config.name}")
     _raise_descriptor_limit(journal)
@@ -58,7 +59,7 @@ def serve(
             loop=loop,
             journal=journal,
             manager=manager,
-            on_ready=lambda: on_ready(addresses),
+            on_ready=on_ready,
         )
         api = Api(cluster, now=loop.time)
         cluster.observer = api

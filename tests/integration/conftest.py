@@ -1,0 +1,71 @@
+"""Fixtures for tests with real processes: an instance started in a folder of its own."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from instance import Instance
+
+HELLO = """
+import os
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    body = f"{os.environ['SDCLUSTER_SLOT']} {os.getpid()}\\n".encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+"""An ASGI app that answers with its slot and pid."""
+
+Start = Callable[..., Instance]
+
+
+@pytest.fixture(autouse=True)
+def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep control sockets in the test's own folder, for master and clients alike."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start `sdcluster run` on the module `app` with the given source, and end it afterwards.
+
+    `start(SOURCE, "--workers", "3", config='key = 1', env={}, wait=True)`; the listener is a free
+    port unless `--listen` is given. Logs are printed, so that a failure shows them.
+    """
+    instances: list[Instance] = []
+
+    def begin(
+        source: str | None = HELLO,
+        *options: str,
+        config: str | None = None,
+        env: Mapping[str, str] | None = None,
+        wait: bool = True,
+        prefix: tuple[str, ...] = (),
+        listen: str | None = "127.0.0.1:0",
+    ) -> Instance:
+        name = f"test{len(instances)}"
+        if source is not None:
+            (tmp_path / "app.py").write_text(source)
+        command = [*prefix, sys.executable, "-m", "sdcluster", "run", "--name", name]
+        if config is None:
+            command += ["app:app"]
+        else:
+            (tmp_path / f"{name}.toml").write_text(config)
+            command += ["--config", f"{name}.toml"]
+        if listen is not None and "--listen" not in options:
+            command += ["--listen", listen]
+        environment = {**os.environ, **(env or {})}
+        instance = Instance([*command, *options], name=name, cwd=tmp_path, env=environment)
+        instances.append(instance)
+        return instance.wait_ready() if wait else instance
+
+    yield begin
+    for instance in instances:
+        instance.end()
+        print(f"--- log of {instance.name}\n{instance.log()}")

@@ -1,0 +1,186 @@
+"""A running `sdcluster run`, as the tests reach it: its log, its control socket, its signals."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sdcluster.client import Master
+from sdcluster.errors import ControlError
+
+TIMEOUT_S = 20.0
+LOAD = Path(__file__).resolve().parent.parent / "load.py"
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
+    """Return the first true value of `condition`; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.01)
+
+
+class Load:
+    """What the load client has counted; complete once the load has ended."""
+
+    requests = 0
+    lost = 0
+    errors: Mapping[str, int] = {}
+    by_body: Mapping[str, int] = {}
+
+    def read(self, text: str) -> None:
+        """Take the client's output over."""
+        vars(self).update(json.loads(text))
+
+
+class Instance:
+    """One master, with its workers, started in the foreground."""
+
+    def __init__(self, command: list[str], *, name: str, cwd: Path, env: Mapping[str, str]) -> None:
+        self.name = name
+        self._log = cwd / f"{name}.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    @property
+    def pid(self) -> int:
+        """The master's."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """Return all that the master and the workers have said."""
+        return self._log.read_text(errors="replace")
+
+    def wait_log(self, text: str, timeout_s: float = TIMEOUT_S) -> str:
+        """Wait until `text` is in the log and return the log."""
+        wait_until(lambda: text in self.log(), f"{text!r} in the log", timeout_s)
+        return self.log()
+
+    def wait_ready(self) -> "Instance":
+        """Wait until the cluster serves; fail if it ends before."""
+
+        def ready() -> bool:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}"
+            return "\nready\n" in self.log()
+
+        wait_until(ready, "ready")
+        return self
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as it has printed them."""
+        line = next(one for one in self.log().splitlines() if one.startswith("listening on "))
+        return line.removeprefix("listening on ").split(", ")
+
+    @property
+    def url(self) -> str:
+        """The URL of its first address."""
+        address = self.addresses[0]
+        return f"unix:{address}" if address.startswith("/") else f"http://{address}/"
+
+    def status(self) -> Mapping[str, Any]:
+        """Ask the master how it is."""
+        with Master(self.name) as master:
+            return master.call("Status")
+
+    def wait_status(
+        self, condition: Callable[[Mapping[str, Any]], object], what: str = "the status"
+    ) -> Mapping[str, Any]:
+        """Wait until `condition` holds for the status, and return that status."""
+
+        def look() -> Mapping[str, Any] | None:
+            with contextlib.suppress(ControlError):
+                status = self.status()
+                return status if condition(status) else None
+            return None
+
+        return wait_until(look, what)
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the workers that serve, by slot."""
+        return [one["pid"] for one in self.status()["workers"] if one["state"] == "serving"]
+
+    def mold_pids(self) -> list[int]:
+        """Return the pids of the molds: the master's children that are no workers."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        children = {int(word) for word in path.read_text().split()}
+        return sorted(children - {one["pid"] for one in self.status()["workers"]})
+
+    def reload(self) -> "subprocess.CompletedProcess[str]":
+        """Run `sdcluster reload`."""
+        return sdcluster("reload", self.name)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the master a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> int:
+        """Wait for the master's end and return its exit status."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """Stop it with SIGTERM, wait, and return its exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def end(self) -> None:
+        """End what is left of it, however it is."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    @contextlib.contextmanager
+    def under_load(
+        self, *, close: bool, clients: int = 16, path: str = "", url: str = ""
+    ) -> Iterator[Load]:
+        """Send requests while the body runs; the counts are there when it has ended."""
+        load = Load()
+        command = [sys.executable, str(LOAD), (url or self.url) + path, "--clients", str(clients)]
+        command += ["--seconds", "300", *(["--close"] if close else [])]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: self._requests() > 0 or client.poll() is not None, "the load")
+            yield load
+        finally:
+            client.terminate()
+            output, _ = client.communicate(timeout=40)
+        load.read(output)
+
+    def _requests(self) -> int:
+        with contextlib.suppress(ControlError):
+            return sum(one["connections"] + one["requests"] for one in self.status()["workers"])
+        return 0
+
+
+def sdcluster(
+    *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command to its end and return what came of it."""
+    return subprocess.run(
+        [sys.executable, "-m", "sdcluster", *arguments],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
