@@ -51,9 +51,11 @@ class Instance:
     def __init__(self, command: list[str], *, name: str, cwd: Path, env: Mapping[str, str]) -> None:
         self.name = name
         self._log = cwd / f"{name}.log"
+        self._mark = f"SDCLUSTER_TEST={cwd}/{name}"
+        environment = {**env, "SDCLUSTER_TEST": f"{cwd}/{name}"}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     @property
@@ -87,9 +89,14 @@ class Instance:
         return line.removeprefix("listening on ").split(", ")
 
     @property
+    def address(self) -> str:
+        """The first of them."""
+        return self.addresses[0]
+
+    @property
     def url(self) -> str:
         """The URL of its first address."""
-        address = self.addresses[0]
+        address = self.address
         return f"unix:{address}" if address.startswith("/") else f"http://{address}/"
 
     def status(self) -> Mapping[str, Any]:
@@ -124,6 +131,15 @@ class Instance:
         """Run `sdcluster reload`."""
         return sdcluster("reload", self.name)
 
+    def processes(self) -> list[int]:
+        """Return the pids of all its processes, zombies excepted, whoever their parent is."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return sorted(found)
+
     def signal(self, number: signal.Signals) -> None:
         """Send the master a signal."""
         self.process.send_signal(number)
@@ -146,6 +162,9 @@ class Instance:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @contextlib.contextmanager
     def under_load(
