@@ -86,7 +86,7 @@ class Api:
             "ready": supervisor.ready,
             "restarts": supervisor.restarts,
             "scheduling": cluster.config.scheduling,
-            "listen": cluster.listeners.addresses(),
+            "listen": cluster.addresses(),
             "workers": [
                 {
                     "slot": process.slot,
@@ -151,7 +151,7 @@ class Api:
     def progressed(self, action: act.ReportProgress) -> None:
         """Tell that a slot serves the new generation."""
         self._total = action.total
-        pid = self._cluster.processes[action.worker].pid
+        pid = self._cluster.children.workers[action.worker].pid
         message = f"slot {action.slot}: worker {action.worker} (pid {pid}) serves"
         self._tell("replaced", message, action.done, action.generation)
 

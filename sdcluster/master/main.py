@@ -9,12 +9,14 @@ from sdcluster import process, runtime
 from sdcluster.config import Config
 from sdcluster.errors import ListenError
 from sdcluster.master.api import Api
+from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.cluster import Cluster
 from sdcluster.master.control import ControlServer
 from sdcluster.master.journal import EventKind, Journal
 from sdcluster.master.listeners import ListenerSet
 from sdcluster.master.loop import Loop
 from sdcluster.master.systemd import ServiceManager, take_listen_fds
+from sdcluster.master.traffic import Traffic
 
 
 def serve(
@@ -52,17 +54,18 @@ def serve(
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     loop = Loop()
     try:
+        chronicle = Chronicle(journal, manager)
         cluster = Cluster(
             config=config,
             reread=reread,
-            listeners=listeners,
+            traffic=Traffic(config, listeners, loop, on_exhausted=chronicle.cannot_accept),
             loop=loop,
             journal=journal,
-            manager=manager,
+            chronicle=chronicle,
             on_ready=on_ready,
         )
         api = Api(cluster, now=loop.time)
-        cluster.observer = api
+        chronicle.observer = api
         control = ControlServer(loop, folder, api.handle)
         try:
             return cluster.run()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sdcluster.master.channels import WorkerChannel
 from sdcluster.master.health import Figures, Limits
+from sdcluster.master.journal import About
 from sdcluster.master.molds import Mold
 from sdcluster.master.readiness import NotifySocket
 from sdcluster.wire.scoreboard import Field
@@ -23,14 +24,12 @@ class WorkerProcess:
     mold: Mold
     channel: WorkerChannel
     limits: Limits
-    ordered_at: float
     notify_socket: NotifySocket | None = None
     """For a command; a Python worker sends its notifications over the channel."""
     pid: int = 0
     ready_at: float = 0.0
     last_ping: float = 0.0
     """When a command last sent WATCHDOG=1."""
-    wants_watch: bool = False
     status: str = ""
     finding: str = ""
     """Why it is to be recycled, once that was found."""
@@ -42,6 +41,14 @@ class WorkerProcess:
     def is_command(self) -> bool:
         """Whether it is a program of the user's choice that accepts by itself."""
         return self.notify_socket is not None
+
+    def about(self) -> About:
+        """Return whom journal entries about it name."""
+        return About(self.slot, self.id, self.generation)
+
+    def sources(self) -> list[WorkerChannel | NotifySocket]:
+        """Return where its notifications come from."""
+        return [self.channel, self.notify_socket] if self.notify_socket else [self.channel]
 
     def started(self, pid: int) -> None:
         """Take note of the pid, and send the signals that could not be sent before."""
@@ -55,6 +62,12 @@ class WorkerProcess:
             os.kill(self.pid, number)  # Not reaped yet, so the pid is still its own.
         else:
             self._early.append(number)
+
+    def retire(self) -> None:
+        """Tell it that no more connections will come: it is to answer what it has and exit."""
+        if self.is_command:
+            self.kill(signal.SIGTERM)
+        self.channel.retire()
 
     def figures(self, now: float) -> Figures:
         """Return how it is doing."""

@@ -1,0 +1,339 @@
+"""The master's children: the molds, and the workers that they fork.
+
+Starts them, hears what they say, and reaps them. Each finding becomes an event for the supervisor;
+nothing is decided here.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+from sdcluster.config import Config
+from sdcluster.core import events as ev
+from sdcluster.core.states import Generation, Slot, WorkerId
+from sdcluster.errors import ProtocolError, SpawnError
+from sdcluster.master import health
+from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.journal import About, EventKind, Journal
+from sdcluster.master.loop import Loop
+from sdcluster.master.molds import Mold
+from sdcluster.master.readiness import NotifySocket
+from sdcluster.master.workers import WorkerProcess, exit_text, is_child
+from sdcluster.runtime import directory
+from sdcluster.wire import frames
+from sdcluster.wire.notify import Notification
+
+MAX_OFFENCES = 8
+"""Frames that break the protocol, after which a worker is not listened to any more."""
+FRAMES_PER_TURN = 32
+MAX_EARLY_EXITS = 64
+MOLD_LEAVE_TIMEOUT_S = 10.0
+"""How long a mold that is told to go may take before it is killed."""
+
+
+class Children:
+    """All processes that this master has started, from the order to the end."""
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        journal: Journal,
+        report: Callable[[ev.Event], None],
+        on_room: Callable[[], None],
+        on_gone: Callable[[WorkerProcess, Sequence[int]], None],
+    ) -> None:
+        """`report` is told each event. `on_room` is told that a worker has taken connections.
+
+        `on_gone` is told that a worker is dead, with the connections that it had not taken.
+        """
+        self.workers: dict[int, WorkerProcess] = {}
+        self._loop = loop
+        self._journal = journal
+        self._report = report
+        self._on_room = on_room
+        self._on_gone = on_gone
+        self._molds: dict[int, Mold] = {}
+        self._leaving: dict[int, Mold] = {}
+        self._early_exits: dict[int, int] = {}
+
+    # Molds.
+
+    def start_mold(
+        self, config: Config, generation: Generation, *, listener_names: Sequence[str]
+    ) -> None:
+        """Start the mold of a generation. Raises `SpawnError`."""
+        mold = Mold(config, generation, listener_names=listener_names)
+        self._molds[generation] = mold
+        self._loop.add(mold.fileno(), lambda: self._read_mold(mold))
+
+    def mold_config(self, generation: Generation) -> Config:
+        """Return the config that a generation was started with."""
+        return self._molds[generation].config
+
+    def stop_mold(self, generation: Generation) -> None:
+        """Let a mold go. Harmless when it is gone."""
+        mold = self._molds.pop(generation, None)
+        if mold is None:
+            return
+        self._leaving[generation] = mold
+        mold.retire()
+
+        def insist() -> None:
+            if self._leaving.get(generation) is mold:
+                mold.kill(signal.SIGKILL)
+
+        self._loop.call_later(MOLD_LEAVE_TIMEOUT_S, insist)
+
+    def signal_mold(self, generation: Generation, number: signal.Signals) -> None:
+        """Send a mold a signal. Harmless when it is gone."""
+        mold = self._molds.get(generation)
+        if mold is not None:
+            mold.kill(number)  # Not reaped yet, so the pid is still its own.
+
+    def _read_mold(self, mold: Mold) -> None:
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                report = mold.read()
+            except ProtocolError as error:
+                self._journal.write(
+                    EventKind.WORKER_PROTOCOL,
+                    f"the mold broke the protocol, and is killed: {error}",
+                    About(generation=mold.generation),
+                )
+                mold.kill(signal.SIGKILL)
+                self._loop.remove(mold.fileno())
+                return
+            except EOFError:
+                self._loop.remove(mold.fileno())  # SIGCHLD follows.
+                return
+            if report is None:
+                return
+            self._take_report(mold, report)
+
+    def _take_report(self, mold: Mold, report: frames.Report) -> None:
+        generation = Generation(mold.generation)
+        match report:
+            case frames.Prepared(note=note):
+                if note:
+                    self._journal.write(EventKind.NOTE, note, About(generation=generation))
+                self._report(ev.MoldReady(generation))
+            case frames.PrepareFailed(reason=reason, detail=detail):
+                self._journal.write(
+                    EventKind.MOLD_LOST,
+                    f"the app of generation {generation} does not load: {reason}",
+                    About(generation=generation),
+                    detail=detail,
+                )
+                self._report(ev.MoldFailed(generation, reason))
+            case frames.Forked(worker=worker, pid=pid):
+                self._forked(worker, pid)
+            case frames.ForkFailed(worker=worker, reason=reason):
+                self._never_forked(worker, reason)
+
+    def _mold_gone(self, mold: Mold, status: str) -> None:
+        self._read_mold(mold)
+        expected = self._leaving.pop(mold.generation, None) is not None
+        self._molds.pop(mold.generation, None)
+        self._loop.remove(mold.fileno())
+        mold.close()
+        for worker in list(mold.pending):
+            self._never_forked(worker, "the mold died before it forked")
+        if not expected:
+            self._journal.write(
+                EventKind.MOLD_LOST,
+                f"the mold of generation {mold.generation} (pid {mold.pid}) is gone: {status}",
+                About(generation=mold.generation),
+            )
+            self._report(ev.MoldExited(Generation(mold.generation), status))
+
+    # Workers.
+
+    def spawn(
+        self, worker: WorkerId, slot: Slot, generation: Generation, *, listeners: Sequence[int]
+    ) -> None:
+        """Have the generation's mold fork a worker that gets the descriptors `listeners`.
+
+        Raises `SpawnError` when there is no room for one.
+        """
+        mold = self._molds[generation]
+        notify_socket: NotifySocket | None = None
+        channel: WorkerChannel | None = None
+        watchdog_s = 0.0
+        try:
+            channel = WorkerChannel()
+            if mold.config.is_command:
+                notify_socket = NotifySocket(directory(mold.config.name), worker)
+                watchdog_s = mold.config.heartbeat_timeout_s
+            order = frames.Fork(
+                worker=worker,
+                slot=slot,
+                notify_socket=notify_socket.path if notify_socket else "",
+                watchdog_usec=int(watchdog_s * 1e6),
+            )
+            mold.fork(order, [*channel.descriptors(), *listeners])
+        except OSError as error:
+            if channel is not None:
+                channel.close()
+            if notify_socket is not None:
+                notify_socket.close()
+            raise SpawnError(f"cannot start a process: {error}") from error
+        channel.given()
+        process = WorkerProcess(
+            worker,
+            slot,
+            generation,
+            mold,
+            channel,
+            health.limits(mold.config, jitter=random.random()),
+            notify_socket,
+        )
+        self.workers[worker] = process
+        for source in process.sources():
+            self._loop.add(source.fileno(), lambda: self._read_worker(process))
+
+    def strike(self, process: WorkerProcess, number: signal.Signals) -> None:
+        """Send a worker a signal that is meant to end it."""
+        if not process.pid and number is signal.SIGKILL:
+            process.mold.kill(number)  # The mold has not forked in all that time: it is stuck.
+        else:
+            process.kill(number)
+
+    def _forked(self, worker: int, pid: int) -> None:
+        process = self.workers.get(worker)
+        if process is None:
+            return
+        if pid in self._early_exits:
+            self._gone(process, exit_text(self._early_exits.pop(pid)))
+        elif not is_child(pid):
+            self._never_forked(worker, f"pid {pid} is not a child of the master")
+        else:
+            process.started(pid)
+
+    def _never_forked(self, worker: int, reason: str) -> None:
+        process = self.workers.pop(worker, None)
+        if process is not None:
+            self._release(process)
+            self._report(ev.ForkFailed(WorkerId(worker), reason))
+
+    def _read_worker(self, process: WorkerProcess) -> None:
+        for source in process.sources():
+            for _ in range(FRAMES_PER_TURN):
+                if process.id not in self.workers:
+                    return
+                try:
+                    notification = source.read()
+                except ProtocolError as error:
+                    self._offended(process, str(error))
+                    continue
+                if notification is None:
+                    break
+                self._notified(process, notification)
+
+    def _offended(self, process: WorkerProcess, text: str) -> None:
+        """Note that a worker broke the protocol: it is replaced, and in the end not heard."""
+        process.offences += 1
+        if process.offences == 1:
+            self._journal.write(
+                EventKind.WORKER_PROTOCOL,
+                f"worker {process.id} (pid {process.pid}) broke the protocol: {text}",
+                process.about(),
+            )
+            self._report(ev.WorkerWorn(WorkerId(process.id), "broke the protocol"))
+        elif process.offences == MAX_OFFENCES:
+            for source in process.sources():
+                self._loop.remove(source.fileno())
+
+    def _notified(self, process: WorkerProcess, notification: Notification) -> None:
+        worker = WorkerId(process.id)
+        now = self._loop.time()
+        if notification.status is not None:
+            process.status = notification.status
+        if notification.watchdog:
+            process.last_ping = now
+        if notification.taken:
+            self._on_room()
+        if notification.failed is not None:
+            self._report(ev.WorkerFailed(worker, notification.failed))
+        if notification.ready and not process.ready_at:
+            process.ready_at = process.last_ping = now
+            self._report(ev.WorkerReady(worker))
+        if notification.stopping and process.id in self.workers:
+            self._report(ev.WorkerStopping(worker))
+
+    def check(self, now: float) -> None:
+        """Look at the health of each worker."""
+        for process in list(self.workers.values()):
+            self._check(process, now)
+
+    def _check(self, process: WorkerProcess, now: float) -> None:
+        figures = process.figures(now)
+        worker = WorkerId(process.id)
+        reason = health.hung(figures, process.limits, now)
+        if reason:
+            self._report(ev.WorkerHung(worker, reason))
+            return
+        reason = health.worn(figures, process.limits)
+        if reason and not process.finding:
+            process.finding = reason
+            text = f"worker {worker} {reason}: it is replaced"
+            self._journal.write(EventKind.NOTE, text, process.about())
+        if reason:
+            self._report(ev.WorkerWorn(worker, reason))
+
+    def _gone(self, process: WorkerProcess, status: str) -> None:
+        del self.workers[process.id]
+        self._on_gone(process, process.channel.take_back())
+        self._release(process)
+        self._report(ev.WorkerExited(WorkerId(process.id), status))
+
+    def _release(self, process: WorkerProcess) -> None:
+        if process.offences < MAX_OFFENCES:
+            for source in process.sources():
+                self._loop.remove(source.fileno())
+        process.close()
+
+    # All of them.
+
+    def reap(self) -> None:
+        """Collect every child that has exited."""
+        for mold in [*self._molds.values(), *self._leaving.values()]:
+            self._read_mold(mold)  # A worker may be reported and dead already.
+        for pid, status in _exited():
+            for process in self.workers.values():
+                if process.pid == pid:
+                    self._read_worker(process)  # Its last words.
+                    if process.id in self.workers:
+                        self._gone(process, exit_text(status))
+                    break
+            else:
+                self._other_gone(pid, status)
+
+    def _other_gone(self, pid: int, status: int) -> None:
+        for mold in [*self._leaving.values(), *self._molds.values()]:
+            if mold.pid == pid:
+                self._mold_gone(mold, exit_text(status))
+                return
+        # An orphan of the app's, adopted as subreaper; or a worker not reported yet.
+        if len(self._early_exits) >= MAX_EARLY_EXITS:
+            self._early_exits.pop(next(iter(self._early_exits)))
+        self._early_exits[pid] = status
+
+    def close(self) -> None:
+        """End the molds that are left."""
+        for mold in [*self._molds.values(), *self._leaving.values()]:
+            mold.kill(signal.SIGKILL)
+            os.waitpid(mold.pid, 0)
+            mold.close()
+
+
+def _exited() -> Iterator[tuple[int, int]]:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status

@@ -1,0 +1,108 @@
+"""Who accepts on which listener, by the scheduling: the master, the workers, or both in turn.
+
+    round-robin  the master accepts and gives each connection to a worker
+    shared       all workers accept on the same listeners
+    reuseport    each slot's worker accepts on the slot's own listeners; while a slot has no
+                 worker, the master accepts there and gives the connections to the others
+
+Commands always accept by themselves; what nobody accepts waits in the backlog.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from sdcluster.config import Config
+from sdcluster.master.dispatch import Dispatcher
+from sdcluster.master.listeners import ListenerSet
+from sdcluster.master.loop import Loop
+from sdcluster.master.workers import WorkerProcess
+
+
+class Traffic:
+    """The listeners of a cluster and the workers that get their connections."""
+
+    def __init__(
+        self,
+        config: Config,
+        listeners: ListenerSet,
+        loop: Loop,
+        *,
+        on_exhausted: Callable[[OSError], None],
+    ) -> None:
+        self._scheduling = config.scheduling
+        self._is_command = config.is_command
+        self._listeners = listeners
+        self._closed = False
+        self._dispatcher = Dispatcher(
+            loop, max_connections=config.max_connections, on_exhausted=on_exhausted
+        )
+
+    def open(self) -> None:
+        """Begin; connections wait until there are workers."""
+        if not self._is_command:
+            self._listeners.set_nonblocking()
+        if self._scheduling == "round-robin":
+            for listener in self._listeners.all:
+                self._dispatcher.watch(listener.socket)
+
+    def addresses(self) -> list[str]:
+        """Return each address that is listened on."""
+        return self._listeners.addresses()
+
+    def names(self) -> list[str]:
+        """Return the names of the listeners that a worker is given."""
+        return [listener.name for listener in self._listeners.for_slot(0)]
+
+    def descriptors(self, slot: int) -> list[int]:
+        """Return the listeners that a worker of the slot accepts on. Raises `ListenError`."""
+        if self._scheduling == "round-robin":
+            return []
+        own = self._listeners.for_slot(slot)
+        if not self._is_command:
+            self._listeners.set_nonblocking()  # One may have been bound just now.
+        return [listener.socket.fileno() for listener in own]
+
+    def admit(self, process: WorkerProcess) -> None:
+        """Give a worker connections from now on."""
+        if not self._is_command:
+            process.channel.admit()
+            self._dispatcher.set_max_connections(process.mold.config.max_connections)
+            self._dispatcher.add(process.channel)
+
+    def dismiss(self, process: WorkerProcess) -> None:
+        """Give a worker nothing more. Harmless when it was not admitted."""
+        self._dispatcher.remove(process.channel)
+
+    def give_back(self, connections: Iterable[int]) -> None:
+        """Give others what a worker had not taken before it died."""
+        self._dispatcher.give_back(connections)
+
+    def room(self) -> None:
+        """Go on: a worker has taken connections."""
+        self._dispatcher.room()
+
+    def settle(self, served: Sequence[int]) -> None:
+        """Accept for others where a slot has no worker: `served` are the slots that have one."""
+        if self._closed or self._scheduling != "reuseport" or self._is_command:
+            return
+        for listener in self._listeners.all:
+            if (listener.slot or 0) in served:
+                self._dispatcher.unwatch(listener.socket)
+            else:
+                self._dispatcher.watch(listener.socket)
+
+    def stop_listening(self, *, empty_backlog: bool) -> None:
+        """Accept no more. What the master has bound is closed, and its backlog ends with it.
+
+        With `empty_backlog` the connections that wait there are given to workers before.
+        """
+        self._closed = True
+        if not self._is_command:
+            for listener in self._listeners.all:
+                if not listener.inherited and empty_backlog:
+                    self._dispatcher.accept_all(listener.socket)
+                self._dispatcher.unwatch(listener.socket)
+        self._listeners.close_bound()
+
+    def close(self) -> None:
+        """Let go of the connections that nobody took."""
+        self._dispatcher.close()
