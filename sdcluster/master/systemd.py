@@ -12,9 +12,8 @@ from systemd import daemon
 from sdcluster.errors import ConfigError
 from sdcluster.wire import listenfds
 
-PRIVATE_ENVIRONMENT = frozenset(
-    {*listenfds.ENVIRONMENT, "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
-)
+_NOTIFY_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+PRIVATE_ENVIRONMENT = frozenset({*listenfds.ENVIRONMENT, *_NOTIFY_ENVIRONMENT})
 """Variables that are for the master alone and not passed on to the processes it starts."""
 
 EXTEND_S = 10.0
@@ -62,7 +61,7 @@ class ServiceManager:
         self._notifier = sdnotify.SystemdNotifier()
         self._watchdog_usec = _watchdog_usec()
         self._status = ""
-        for name in PRIVATE_ENVIRONMENT:
+        for name in _NOTIFY_ENVIRONMENT:
             os.environ.pop(name, None)
 
     @property
