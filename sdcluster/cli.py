@@ -10,12 +10,15 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from sdcluster import __version__
-from sdcluster.config import Config, config_path, from_options, load
-from sdcluster.errors import ConfigError, SdclusterError
+from sdcluster.config import Config, check_name, config_path, from_options, load
+from sdcluster.errors import EX_USAGE, ConfigError, SdclusterError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 SCHEDULING = ("round-robin", "shared", "reuseport")
+
+
+click.UsageError.exit_code = EX_USAGE  # Where click has 2; all of ours are from sysexits.h(3head).
 
 
 class _Group(click.Group):
@@ -35,6 +38,11 @@ def _fail(error: SdclusterError) -> NoReturn:
         prefix = "<3>" if "JOURNAL_STREAM" in os.environ else ""
         click.echo(f"{prefix}sdcluster: {problem}", err=True)
     sys.exit(error.exit_status)
+
+
+def _checked_name(_ctx: click.Context, _parameter: click.Parameter, name: str) -> str:
+    check_name(name)
+    return name
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +96,7 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", callback=_checked_name)
 def serve(name: str) -> None:
     """Serve NAME as configured in /etc/sdcluster/NAME.toml. What the unit starts."""
 
@@ -112,7 +120,7 @@ def _serve(
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", callback=_checked_name)
 def reload(name: str) -> None:
     """Replace the workers of NAME with new code, one at a time, and wait for it.
 
@@ -126,7 +134,7 @@ def reload(name: str) -> None:
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", callback=_checked_name)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(name: str, as_json: bool) -> None:
     """Show the workers of NAME: where each is on its way, and what it has done."""
@@ -143,7 +151,7 @@ def status(name: str, as_json: bool) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("name")
+@click.argument("name", callback=_checked_name)
 @click.argument("workers", metavar="N|+N|-N")
 def scale(name: str, workers: str) -> None:
     """Run N workers from now on, or N more, or N fewer. A reload of a changed file overrides it."""

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sdcluster import runtime
+from sdcluster.config import MAX_WORKERS
 from sdcluster.errors import ControlError, ProtocolError
 from sdcluster.wire import varlink
 
 _ERRORS = {
     f"{varlink.INTERFACE}.Stopping": "the cluster is stopping",
-    varlink.INVALID_PARAMETER: "that is not a number of workers",
+    varlink.INVALID_PARAMETER: f"a cluster has from 1 to {MAX_WORKERS} workers",
     varlink.METHOD_NOT_FOUND: "the running master is of another version",
 }
 

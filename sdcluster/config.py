@@ -75,7 +75,7 @@ class Config:
 
 def config_path(name: str) -> Path:
     """Return where the configuration of an instance is. Raises `ConfigError` for a bad name."""
-    _check_name(name)
+    check_name(name)
     return Path(os.environ.get("SDCLUSTER_CONFIG_DIR", "/etc/sdcluster")) / f"{name}.toml"
 
 
@@ -293,7 +293,7 @@ def _build(
     base: Path,
     home: Path,
 ) -> Config:
-    _check_name(name)
+    check_name(name)
     problems: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in values.items():
@@ -435,7 +435,8 @@ def _executable(
     return shutil.which(program, path=path) is not None
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise `ConfigError` unless an instance can be called `name`."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} is no name for an instance: letters, digits and : _ . -, at most 64, "
