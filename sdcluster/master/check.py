@@ -13,7 +13,7 @@ from sdcluster.wire import frames
 
 def check_app(config: Config) -> str:
     """Return what the app is (`asgi`, `wsgi`, `exec`). Raises `AppError` and `SpawnError`."""
-    mold = Mold(config, 0, listener_names=())
+    mold = Mold(config, 0, listener_names=(), trial=True)
     try:
         return _wait(mold, config.ready_timeout_s)
     finally:

@@ -28,8 +28,18 @@ _TITLE_ROOM = " " * 96
 class Mold:
     """A generation's mold, as the master reaches it."""
 
-    def __init__(self, config: Config, generation: int, *, listener_names: Sequence[str]) -> None:
-        """Start the process and have it load the app. Raises `SpawnError`."""
+    def __init__(
+        self,
+        config: Config,
+        generation: int,
+        *,
+        listener_names: Sequence[str],
+        trial: bool = False,
+    ) -> None:
+        """Start the process and have it load the app. Raises `SpawnError`.
+
+        A `trial` imports the app even when the config leaves that to the workers.
+        """
         self.config = config
         self.generation = generation
         self.pending: set[int] = set()
@@ -42,7 +52,7 @@ class Mold:
         with theirs:
             try:
                 self.pid = self._exec(theirs.fileno())
-                self._ours.send(frames.encode(self._prepare(listener_names)))
+                self._ours.send(frames.encode(self._prepare(listener_names, trial)))
             except (OSError, ProtocolError) as error:
                 self._ours.close()
                 raise SpawnError(f"cannot start {python(config)}: {error}") from error
@@ -58,7 +68,7 @@ class Mold:
         process.returncode = 0  # Reaped by the cluster, with every other child.
         return process.pid
 
-    def _prepare(self, listener_names: Sequence[str]) -> frames.Prepare:
+    def _prepare(self, listener_names: Sequence[str], trial: bool) -> frames.Prepare:
         config = self.config
         return frames.Prepare(
             name=config.name,
@@ -68,6 +78,7 @@ class Mold:
             command=config.exec,
             exec_ready=config.exec_ready,
             preload=config.preload,
+            trial=trial,
             threads=config.threads,
             access_log=config.access_log,
             forwarded_allow_ips=config.forwarded_allow_ips,

@@ -31,6 +31,8 @@ class Prepare:
     """For a command: ready at READY=1 (`notify`), or once it runs (`started`)."""
     preload: bool = True
     """Import the app before the fork (shared memory), or in each worker after it."""
+    trial: bool = False
+    """Import the app in any case: whether it loads is all that is asked."""
     threads: int = 1
     """Threads for WSGI."""
     access_log: bool = False

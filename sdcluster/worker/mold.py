@@ -76,9 +76,9 @@ class _Mold:
             access_log=False,
         )
         engine.find(prepare)
-        if prepare.preload:
+        if prepare.preload or prepare.trial:
             self._app, self._interface = load_app(prepare)
-            if len(os.listdir("/proc/self/task")) > 1:
+            if prepare.preload and len(os.listdir("/proc/self/task")) > 1:
                 raise AppError(
                     f"{prepare.app} starts a thread when it is imported, and a process with "
                     "threads cannot be forked; start it later, or set preload = false"
