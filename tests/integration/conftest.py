@@ -26,9 +26,11 @@ Start = Callable[..., Instance]
 @pytest.fixture(autouse=True)
 def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep control sockets in the test's own folder, for master and clients alike."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    folder = tmp_path / "run"  # Not `sdcluster` beside the app, which -m would take for a package.
+    folder.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    return tmp_path
+    return folder
 
 
 @pytest.fixture
