@@ -1,12 +1,13 @@
 """Fixtures for tests with real processes: an instance started in a folder of its own."""
 
 import os
+import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from instance import Instance
+from instance import ACTIVATE, Instance
 
 HELLO = """
 import os
@@ -30,6 +31,8 @@ def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    # Else an app that is written twice within a second may be run as it was at first.
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     return folder
 
 
@@ -38,7 +41,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start `sdcluster run` on the module `app` with the given source, and end it afterwards.
 
     `start(SOURCE, "--workers", "3", config='key = 1', env={}, wait=True)`; the listener is a free
-    port unless `--listen` is given. Logs are printed, so that a failure shows them.
+    port unless `--listen` is given, or `sockets`, which are passed the way systemd does, with the
+    LISTEN_FDNAMES `names`. Logs are printed, so that a failure shows them.
     """
     instances: list[Instance] = []
 
@@ -50,6 +54,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         wait: bool = True,
         prefix: tuple[str, ...] = (),
         listen: str | None = "127.0.0.1:0",
+        sockets: Sequence[socket.socket] = (),
+        names: str = "",
     ) -> Instance:
         name = f"test{len(instances)}"
         if source is not None:
@@ -60,10 +66,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
         else:
             (tmp_path / f"{name}.toml").write_text(config)
             command += ["--config", f"{name}.toml"]
-        if listen is not None and "--listen" not in options:
+        pass_fds = [sock.fileno() for sock in sockets]
+        if sockets:
+            listen = None
+            fds = ",".join(str(fd) for fd in pass_fds)
+            command = [sys.executable, str(ACTIVATE), fds, names, *command]
+        if listen is not None and not {"--listen", "-l"} & {*options}:
             command += ["--listen", listen]
         environment = {**os.environ, **(env or {})}
-        instance = Instance([*command, *options], name=name, cwd=tmp_path, env=environment)
+        command += options
+        instance = Instance(command, name=name, cwd=tmp_path, env=environment, pass_fds=pass_fds)
         instances.append(instance)
         return instance.wait_ready() if wait else instance
 
