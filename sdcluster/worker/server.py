@@ -94,6 +94,8 @@ class _Server:
         loop.add_signal_handler(signal.SIGTERM, self._terminated, intake)
         clock = loop.create_task(self._uvicorn.main_loop())
         beat = loop.create_task(self._beat(intake))
+        # The app may block the loop before the task's first turn; that has to be seen as well.
+        self._board[Field.HEARTBEAT_NS] = time.monotonic_ns()
         intake.tell(READY=1)
         await self._ended.wait()
         await self._drain(intake)
