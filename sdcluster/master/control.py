@@ -29,12 +29,11 @@ Handler = Callable[["Client", varlink.Call], None]
 
 
 class ControlServer:
-    """Accepts clients on the socket and hands each of their calls to `handler`."""
+    """Listens on the socket, and once told whom to ask, answers the calls of its clients."""
 
-    def __init__(self, loop: Loop, folder: Path, handler: Handler) -> None:
+    def __init__(self, loop: Loop, folder: Path) -> None:
         """Create the socket `control` in `folder`. Raises `ListenError`."""
         self._loop = loop
-        self._handler = handler
         self._clients: set[Client] = set()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,9 +46,12 @@ class ControlServer:
         finally:
             os.umask(before)
         self._listener.socket.setblocking(False)
-        loop.add(self._listener.socket.fileno(), self._accept)
 
-    def _accept(self) -> None:
+    def answer(self, handler: Handler) -> None:
+        """Hand each call to `handler` from now on."""
+        self._loop.add(self._listener.socket.fileno(), lambda: self._accept(handler))
+
+    def _accept(self, handler: Handler) -> None:
         try:
             connection, _ = self._listener.socket.accept()
         except OSError:
@@ -58,7 +60,7 @@ class ControlServer:
             connection.close()
             return
         connection.setblocking(False)
-        self._clients.add(Client(self._loop, connection, self._handler, self._clients.discard))
+        self._clients.add(Client(self._loop, connection, handler, self._clients.discard))
 
     def close(self) -> None:
         """Send what can be sent, then close the socket and its clients."""

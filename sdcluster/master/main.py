@@ -1,5 +1,7 @@
 """Starts a master: from a config to a running cluster, and its exit status."""
 
+import contextlib
+import errno
 import resource
 import signal
 from collections.abc import Callable
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from sdcluster import process, runtime
 from sdcluster.config import Config
-from sdcluster.errors import ListenError
+from sdcluster.errors import ConfigError, ListenError, SdclusterError
 from sdcluster.master.api import Api
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.cluster import Cluster
@@ -34,26 +36,35 @@ def serve(
     `ConfigError` and `ListenError` before any process is started.
     """
     journal = Journal(config.name)
-    manager = ServiceManager()
-    folder = folder or runtime.directory(config.name)
     try:
-        listeners = ListenerSet(
-            passed=take_listen_fds(),
-            addresses=config.listen,
-            given=config.listen_given,
-            reuse_port=config.scheduling == "reuseport",
-        )
-    except ListenError as error:
-        _explain(manager, error)
+        passed = take_listen_fds()  # Before a descriptor is opened in the place of one missing.
+    except ConfigError as error:
+        _explain(ServiceManager(), error)
         raise
-    on_listening(listeners.addresses())
-    process.become_subreaper()
-    process.set_title(f"sdcluster: master {config.name}")
-    _raise_descriptor_limit(journal)
-    # Molds and workers are started with this mask and these handlers.
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    loop = Loop()
-    try:
+    manager = ServiceManager()
+    with contextlib.ExitStack() as stack:
+        loop = Loop()
+        stack.callback(loop.close)
+        try:
+            # First: a second master of the same name must not come near the first one's addresses.
+            control = _control(loop, folder or runtime.directory(config.name), config.name)
+            stack.callback(control.close)
+            listeners = ListenerSet(
+                passed=passed,
+                addresses=config.listen,
+                given=config.listen_given,
+                reuse_port=config.scheduling == "reuseport",
+            )
+            stack.callback(listeners.close_bound)
+        except (ConfigError, ListenError) as error:
+            _explain(manager, error)
+            raise
+        on_listening(listeners.addresses())
+        process.become_subreaper()
+        process.set_title(f"sdcluster: master {config.name}")
+        _raise_descriptor_limit(journal)
+        # Molds and workers are started with this mask and these handlers.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         chronicle = Chronicle(journal, manager)
         cluster = Cluster(
             config=config,
@@ -66,17 +77,22 @@ def serve(
         )
         api = Api(cluster, now=loop.time)
         chronicle.observer = api
-        control = ControlServer(loop, folder, api.handle)
-        try:
-            return cluster.run()
-        finally:
-            control.close()
-    finally:
-        listeners.close_bound()
-        loop.close()
+        control.answer(api.handle)
+        return cluster.run()
 
 
-def _explain(manager: ServiceManager, error: ListenError) -> None:
+def _control(loop: Loop, folder: Path, name: str) -> ControlServer:
+    try:
+        return ControlServer(loop, folder)
+    except ListenError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            text = f"{name} runs already: a master listens on {folder}/control"
+            raise ListenError(text) from cause
+        raise
+
+
+def _explain(manager: ServiceManager, error: SdclusterError) -> None:
     manager.status(str(error))
     if isinstance(error.__cause__, OSError) and error.__cause__.errno:
         manager.failed(error.__cause__.errno)
