@@ -299,7 +299,8 @@ def _build(
     for key, value in values.items():
         _check_key(f"{source}: {key}", key, value, checked, problems)
     for key, value in overrides.items():
-        _check_key(f"--{key.replace('_', '-')}", key, value, checked, problems)
+        where = "MODULE:ATTR" if key == "app" else f"--{key.replace('_', '-')}"
+        _check_key(where, key, value, checked, problems)
     if problems:
         raise ConfigError(problems)
 

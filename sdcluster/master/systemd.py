@@ -3,6 +3,7 @@
 Everything here is harmless without systemd: there are no sockets then, and nobody is told.
 """
 
+import errno
 import os
 import time
 
@@ -37,12 +38,14 @@ def take_listen_fds() -> list[tuple[int, str]]:
         for name in listenfds.ENVIRONMENT:
             os.environ.pop(name, None)
         return []
+    given_names = os.environ.get("LISTEN_FDNAMES", "")
     try:
         names: dict[int, str] = daemon.listen_fds_with_names(unset_environment=True)
     except OSError as error:
-        raise ConfigError(
-            f"LISTEN_FDS={given['LISTEN_FDS']}: not that many descriptors were passed"
-        ) from error
+        what = f"LISTEN_FDS={given['LISTEN_FDS']}"
+        if error.errno == errno.EINVAL:
+            raise ConfigError(f"{what} and LISTEN_FDNAMES={given_names} do not fit") from error
+        raise ConfigError(f"{what}: not that many descriptors were passed") from error
     fds = sorted(names)
     for fd in fds:
         try:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from sdcluster.errors import AppError
 
+_USUAL_NAMES = ("app", "application", "api", "asgi", "wsgi", "create_app", "make_app")
+
 
 def load(target: str) -> Any:
     """Import and return the app; call it when `target` ends with `()`. Raises `AppError`.
@@ -77,6 +79,7 @@ def _is_ours(file: str) -> bool:
 
 def _no_attribute(owner: object, module: str, name: str) -> str:
     near = difflib.get_close_matches(name, dir(owner), 3, 0.5)
+    near = near or [one for one in _USUAL_NAMES if hasattr(owner, one)]
     hint = f"; there is {', '.join(near)}" if near else ""
     return f"{module!r} has no attribute {name!r}{hint}"
 
