@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from sdcluster.errors import ControlError
 
 TIMEOUT_S = 20.0
 LOAD = Path(__file__).resolve().parent.parent / "load.py"
+ACTIVATE = Path(__file__).resolve().parent / "activate.py"
 
 T = TypeVar("T")
 
@@ -48,14 +49,28 @@ class Load:
 class Instance:
     """One master, with its workers, started in the foreground."""
 
-    def __init__(self, command: list[str], *, name: str, cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        name: str,
+        cwd: Path,
+        env: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.name = name
         self._log = cwd / f"{name}.log"
         self._mark = f"SDCLUSTER_TEST={cwd}/{name}"
         environment = {**env, "SDCLUSTER_TEST": f"{cwd}/{name}"}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=pass_fds,
             )
 
     @property
