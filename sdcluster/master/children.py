@@ -271,8 +271,11 @@ class Children:
         figures = process.figures(now)
         worker = WorkerId(process.id)
         reason = health.hung(figures, process.limits, now)
-        if reason:
+        if reason and process.suspected:
             self._report(ev.WorkerHung(worker, reason))
+        # It has until the next look: it may be that all of us stood still, and it is to run yet.
+        process.suspected = bool(reason)
+        if reason:
             return
         reason = health.worn(figures, process.limits)
         if reason and not process.finding:

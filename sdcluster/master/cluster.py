@@ -63,7 +63,6 @@ class Cluster:
         self._feeding = False
         self._timer: Timer | None = None
         self._timer_at: float | None = None
-        self._last_tick = loop.time()
 
     # The course of things.
 
@@ -239,11 +238,7 @@ class Cluster:
     # Once a second.
 
     def _tick(self) -> None:
-        now = self._loop.time()
-        late = now - self._last_tick > 3 * TICK_S
-        self._last_tick = now
-        if not late:  # Else the machine stood still, and the workers had no time to beat.
-            self.children.check(now)
+        self.children.check(self._loop.time())
         self._chronicle.ticks(self.status_line(), progress=self._is_on_its_way())
         interval_s = min(TICK_S, self._chronicle.watchdog_interval_s or TICK_S)
         self._loop.call_later(interval_s, self._tick)

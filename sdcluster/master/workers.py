@@ -33,6 +33,8 @@ class WorkerProcess:
     status: str = ""
     finding: str = ""
     """Why it is to be recycled, once that was found."""
+    suspected: bool = False
+    """It seemed to be stuck when its health was last looked at."""
     offences: int = 0
     """Frames of its that broke the protocol."""
     _early: list[signal.Signals] = field(default_factory=list)
