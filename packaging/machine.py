@@ -30,7 +30,16 @@ RUNTIME = (
     "python3-uvicorn",
     "python3-uvloop",
 )
-GUESTS = ("curl", "gunicorn", "nodejs", "procps", "python3-flask", "python3-venv")
+GUESTS = (
+    "curl",
+    "gunicorn",
+    "iproute2",
+    "man-db",
+    "nodejs",
+    "procps",
+    "python3-flask",
+    "python3-venv",
+)
 """What the tests serve or call inside the machine."""
 BUILD = (
     "build-essential",
@@ -59,7 +68,7 @@ class MachineError(Exception):
 def cache_folder() -> Path:
     """Return where root file systems are kept: outside any checkout."""
     given = os.environ.get("SDCLUSTER_CACHE_DIR")
-    return Path(given) if given else Path("/var/cache/sdcluster-machines")
+    return Path(given) if given else Path("/var/cache/sdcluster")
 
 
 def _run(*command: str | Path, quiet: bool = True, **options: object) -> None:

@@ -1,0 +1,58 @@
+"""Fixtures for tests on a booted Debian: one machine a run, one instance a test.
+
+pytest tests/machine --release=trixie
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import machine
+import pytest
+from service import Service
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the release be chosen."""
+    parser.addoption("--release", choices=machine.RELEASES, default=machine.RELEASES[0])
+
+
+@pytest.fixture(scope="session")
+def deb() -> Iterator[Path]:
+    """Build the package, unless SDCLUSTER_DEB names one."""
+    if given := os.environ.get("SDCLUSTER_DEB"):
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield machine.build_deb(CHECKOUT, Path(folder))
+
+
+@pytest.fixture(scope="session")
+def release(request: pytest.FixtureRequest) -> str:
+    """Return the Debian release under test."""
+    return str(request.config.getoption("--release"))
+
+
+@pytest.fixture(scope="session")
+def vm(release: str, deb: Path) -> Iterator[machine.Machine]:
+    """Boot a machine with the package installed."""
+    with machine.Machine(release, packages=[deb]) as booted:
+        yield booted
+
+
+_ports = iter(range(8100, 9000))
+
+
+@pytest.fixture
+def service(vm: machine.Machine, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """Return an instance with a name and a port of its own; a failure shows its journal."""
+    port = next(_ports)
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    one = Service(vm, f"{words[:40].strip('-')}-{port}", port)
+    yield one
+    print(one.story())
+    one.remove()

@@ -1,0 +1,63 @@
+"""What cannot start says why, with the right exit status, and leaves the rest to systemd."""
+
+from service import HELLO, Service
+
+
+def test_bad_config_ends_with_ex_config_and_no_restart(service: Service) -> None:
+    """Exit status 78 is final: starting again does not mend a file."""
+    service.configure(scheduling="fair")
+    assert service.systemctl("start", check=False).returncode != 0
+    assert service.show("ExecMainStatus", "NRestarts", "ActiveState") == {
+        "ExecMainStatus": "78",
+        "NRestarts": "0",
+        "ActiveState": "failed",
+    }
+    (entry,) = [one for one in service.journal() if "scheduling" in str(one["MESSAGE"])]
+    assert "'fair' is none of round-robin, shared, reuseport" in entry["MESSAGE"]
+    assert entry["PRIORITY"] == "3"
+
+
+def test_missing_config_is_told(service: Service) -> None:
+    """An instance without a file fails with the path of the file to write."""
+    assert service.systemctl("start", check=False).returncode != 0
+    assert f"/etc/sdcluster/{service.name}.toml: no such file" in service.story()
+
+
+def test_an_app_that_does_not_load_hits_the_start_limit(service: Service) -> None:
+    """The traceback is in the journal, and systemd gives up after the unit's start limit."""
+    service.configure("import nowhere\n")
+    service.drop_in("[Unit]\nStartLimitBurst=2\n[Service]\nRestartSec=100ms\n")
+    assert service.systemctl("start", check=False).returncode != 0
+    service.wait_show(Result="exit-code", ActiveState="failed", NRestarts="2")
+    story = service.story()
+    assert 'File "/srv/' in story
+    assert "ModuleNotFoundError: No module named 'nowhere'" in story
+    assert "Start request repeated too quickly" in story
+
+
+def test_an_address_in_use_is_told_with_errno(service: Service) -> None:
+    """Without its socket unit the master binds itself, and says which address is taken."""
+    service.configure()
+    service.start()
+    other = Service(service.vm, f"{service.name}-2", service.port)
+    try:
+        other.configure()
+        script = "[Service]\nSockets=\n[Unit]\nRequires=\nAfter=\n"
+        other.drop_in(script)
+        other.vm.run("rm", "-rf", f"/run/systemd/generator/{other.unit}.d")
+        other.drop_in("[Service]\nRestart=no\n")
+        assert other.systemctl("start", check=False).returncode != 0
+    finally:
+        print(other.story())
+        other.remove()
+    assert service.get().startswith("one")
+
+
+def test_a_worker_that_never_boots_does_not_hold_a_start_for_ever(service: Service) -> None:
+    """One slot crashes at each boot: TimeoutStartSec ends the start, nothing else extends it."""
+    source = "import os\nif os.environ['SDCLUSTER_SLOT'] == '1': os._exit(7)\n" + HELLO
+    service.configure(source, preload=False)
+    service.drop_in("[Service]\nTimeoutStartSec=4\nRestart=no\n")
+    assert service.systemctl("start", check=False).returncode != 0
+    assert service.show("Result")["Result"] == "timeout"
+    assert "exit status 7" in service.story()

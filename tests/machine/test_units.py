@@ -1,0 +1,156 @@
+"""The shipped units and what the generator adds to them."""
+
+import re
+
+import pytest
+from service import HELLO, Service
+
+FLASK = """
+import os
+from flask import Flask
+
+app = Flask(__name__)
+
+@app.get("/")
+def hello():
+    return f"flask {os.getpid()}\\n"
+"""
+
+
+def test_the_units_verify_clean(service: Service) -> None:
+    """`systemd-analyze verify` says nothing of the service and its socket."""
+    service.configure()
+    done = service.vm.run("systemd-analyze", "verify", service.unit, service.socket)
+    assert done.stdout + done.stderr == ""
+
+
+def test_the_exposure_is_at_most_two(service: Service) -> None:
+    """`systemd-analyze security` rates the shipped unit 2.0 or better."""
+    service.configure()
+    done = service.vm.run("systemd-analyze", "security", service.unit, "--no-pager")
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found is not None
+    assert float(found[1]) <= 2.0
+
+
+def test_the_service_runs_without_root(service: Service) -> None:
+    """Master and workers are the user sdcluster, without capabilities."""
+    service.configure()
+    service.start()
+    for pid in (service.pid, *service.worker_pids()):
+        status = service.vm.run("cat", f"/proc/{pid}/status").stdout
+        uid = service.vm.run("id", "-u", "sdcluster").stdout.strip()
+        assert re.search(rf"^Uid:\s+{uid}\s", status, re.MULTILINE)
+        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+        assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+
+
+def test_several_addresses_come_from_one_file(service: Service) -> None:
+    """TCP, TCP6 and Unix addresses of `listen` are sockets of systemd's and all are served."""
+    port, path = service.port, f"/run/sdcluster-test-{service.port}.sock"
+    service.configure(listen=[f"127.0.0.1:{port}", f"[::1]:{port}", path])
+    service.start()
+    assert service.get().startswith("one")
+    six = service.vm.run("curl", "-s", f"http://[::1]:{port}/").stdout
+    unix = service.vm.run("curl", "-s", "--unix-socket", path, "http://x/").stdout
+    assert six.startswith("one")
+    assert unix.startswith("one")
+    shown = service.show("Listen", unit=service.socket)["Listen"]
+    assert shown.startswith("127.0.0.1") or path in shown
+
+
+def test_reuseport_gets_a_socket_per_slot_from_systemd(service: Service) -> None:
+    """With reuseport systemd opens as many sockets as there are workers."""
+    service.configure(workers=3, scheduling="reuseport")
+    service.start()
+    listening = service.vm.run("cat", "/proc/net/tcp").stdout
+    port = f":{service.port:04X} 00000000:0000 0A"
+    assert listening.count(port) == 3
+    assert {service.get().split()[0] for _ in range(20)} == {"one"}
+
+
+def test_socket_options_stay_as_systemd_set_them(service: Service) -> None:
+    """Backlog and options of an inherited socket are the same before and after the start."""
+    service.configure()
+    service.vm.run("systemctl", "start", service.socket)
+    command = ("ss", "-tlnoemi", f"sport = :{service.port}")
+    before = service.vm.run(*command).stdout
+    service.start()
+    assert re.sub(r"users:\S+", "", service.vm.run(*command).stdout) == re.sub(
+        r"users:\S+", "", before
+    )
+
+
+def test_a_wsgi_framework_is_served(service: Service) -> None:
+    """Debian's Flask runs as a WSGI app, told apart from ASGI by itself."""
+    service.configure(FLASK, workers=2)
+    service.start()
+    assert len({service.get() for _ in range(8)}) == 2
+
+
+def test_an_app_runs_in_its_own_virtualenv(service: Service) -> None:
+    """A virtualenv that holds neither sdcluster nor uvicorn serves with the system's engine."""
+    service.configure(
+        "import sys\n" + HELLO.replace("{VERSION}", "{sys.prefix}"),
+        venv=f"/srv/{service.name}/venv",
+    )
+    venv = f"/srv/{service.name}/venv"
+    service.vm.run("python3", "-m", "venv", "--without-pip", venv)
+    service.start()
+    assert service.get().startswith(venv)
+    script = "import sdcluster"
+    assert service.vm.run(f"{venv}/bin/python", "-c", script, check=False).returncode != 0
+
+
+NODE = """
+const http = require('node:http');
+http.createServer((request, response) => response.end(`node ${process.pid}\\n`)).listen({fd: 3});
+"""
+
+
+@pytest.mark.parametrize("program", ["node", "gunicorn"])
+def test_a_command_is_served_and_reloaded_without_a_loss(service: Service, program: str) -> None:
+    """A Node server on fd 3, and gunicorn by its own socket activation, are workers as well."""
+    if program == "node":
+        service.vm.write(f"/srv/{service.name}/server.js", NODE)
+        command = 'exec = ["node", "server.js"]\nexec_ready = "started"'
+    else:
+        wsgi = (
+            "import os\n"
+            "def app(environ, start_response):\n"
+            "    start_response('200 OK', [('Content-Length', '9')])\n"
+            "    return [b'gunicorn\\n']\n"
+        )
+        service.write_app(wsgi)
+        command = 'exec = ["gunicorn", "app:app"]'
+    service.configure(None, app=command)
+    service.drop_in("[Service]\nEnvironment=HOME=/tmp\n")
+    service.start()
+    assert service.get().startswith(program)
+    before = service.worker_pids()
+    with service.under_load(close=True, clients=4) as load:
+        service.systemctl("reload")
+    assert load.lost == 0, load.errors
+    assert not set(before) & set(service.worker_pids())
+
+
+def test_varlinkctl_is_a_client(service: Service, release: str) -> None:
+    """Where there is varlinkctl it can introspect and call the control socket."""
+    if release == "bookworm":
+        pytest.skip("varlinkctl came with systemd 255")
+    service.configure()
+    service.start()
+    socket = f"/run/sdcluster/{service.name}/control"
+    interface = "io.sdcluster.Control"
+    assert "method Reload" in service.vm.run("varlinkctl", "introspect", socket, interface).stdout
+    answer = service.vm.run("varlinkctl", "call", socket, f"{interface}.Status", "{}").stdout
+    assert service.name in answer
+
+
+def test_enabled_instances_start_at_boot(service: Service) -> None:
+    """`systemctl enable` pulls the service into multi-user.target."""
+    service.configure()
+    service.systemctl("enable")
+    wants = service.vm.run("systemctl", "show", "multi-user.target", "--property=Wants").stdout
+    service.systemctl("disable")
+    assert service.unit in wants

@@ -1,0 +1,218 @@
+"""Run the tests, a part after the other, and install what they need.
+
+    tests/run                    everything
+    tests/run unit integration   these parts
+    tests/run --skip-unavailable leave out, with the reason, what cannot run here
+
+Parts: lint, types, unit, integration, bookworm, trixie; machine is the last two. The set-up wants
+root on Debian and is kept in $SDCLUSTER_CACHE_DIR, or in /var/cache/sdcluster.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT / "packaging"))
+
+import machine  # noqa: E402  # It stands in packaging/, and needs the standard library alone.
+
+MACHINES = machine.RELEASES
+PARTS = ("lint", "types", "unit", "integration", *MACHINES)
+PACKAGES = {
+    "/usr/bin/gcc": "gcc",
+    "/usr/bin/pkg-config": "pkg-config",
+    "/usr/include/systemd/sd-daemon.h": "libsystemd-dev",
+    "/usr/include/python3.*/Python.h": "python3-dev",
+    "/usr/lib/python3*/ensurepip": "python3-venv",
+    "/usr/bin/curl": "curl",
+    "/usr/bin/node": "nodejs",
+    "/usr/bin/setpriv": "util-linux",
+    "/usr/bin/systemd-socket-activate": "systemd",
+}
+"""What the tests on this host call, by a file that tells that it is there."""
+
+
+class Unavailable(Exception):  # noqa: N818  # A fact about this host, not an error here.
+    """A part cannot run here; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a part went; `reason` tells why it did not run."""
+
+    part: str
+    passed: bool
+    seconds: float
+    reason: str = ""
+
+
+def main() -> int:
+    """Run what was asked for. Return 0 if all passed."""
+    parser = argparse.ArgumentParser(
+        prog="tests/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--skip-unavailable", action="store_true")
+    given = parser.parse_args()
+    parts = []
+    for part in given.parts or PARTS:
+        if part not in (*PARTS, "machine"):
+            parser.error(f"there is no part {part!r}; there are {', '.join(PARTS)}, and machine")
+        parts += MACHINES if part == "machine" else [part]
+    began = time.monotonic()
+    try:
+        python = prepare()
+    except Unavailable as reason:
+        print(f"tests/run: {reason}", file=sys.stderr)
+        return 1
+    stock = Stock(needed=any(part in MACHINES for part in parts))
+    outcomes = [run(part, python, stock) for part in parts]
+    print()
+    for one in outcomes:
+        word = "passed" if one.passed else "skipped" if one.reason else "FAILED"
+        reason = f": {one.reason}" if one.reason else ""
+        print(f"{word:8} {one.part:12} {one.seconds:6.1f} s{reason}")
+    print(f"{time.monotonic() - began:.0f} s in all")
+    bad = [
+        one for one in outcomes if not one.passed and not (one.reason and given.skip_unavailable)
+    ]
+    return 1 if bad else 0
+
+
+class Stock:
+    """The package and the root file systems, made in the background while other parts run."""
+
+    def __init__(self, *, needed: bool) -> None:
+        self._error = ""
+        self._deb = machine.cache_folder() / f"test-{os.getpid()}"
+        self._thread = threading.Thread(target=self._make, daemon=True)
+        if needed:
+            self._thread.start()
+
+    def _make(self) -> None:
+        try:
+            machine.build_deb(CHECKOUT, self._deb)
+            for release in MACHINES:
+                machine.root(release)
+        except (machine.MachineError, OSError) as error:
+            self._error = str(error)
+
+    @contextlib.contextmanager
+    def deb(self) -> Iterator[Path]:
+        """Wait until all is there. Raises `Unavailable`."""
+        self._thread.join()
+        if self._error:
+            raise Unavailable(self._error)
+        (deb,) = self._deb.glob("*.deb")
+        yield deb
+
+
+def run(part: str, python: Path, stock: Stock) -> Outcome:
+    """Run one part."""
+    print(f"\n== {part}", flush=True)
+    began = time.monotonic()
+    try:
+        passed = all(_passes(command) for command in commands(part, python, stock))
+        reason = ""
+    except Unavailable as unavailable:
+        passed, reason = False, str(unavailable)
+        print(reason, file=sys.stderr)
+    return Outcome(part, passed, time.monotonic() - began, reason)
+
+
+def commands(part: str, python: Path, stock: Stock) -> Iterator[Sequence[str | Path]]:
+    """Yield the commands of a part, each to be run when the one before has passed."""
+    tool = python.parent
+    match part:
+        case "lint":
+            yield [tool / "ruff", "check", "."]
+            yield [tool / "ruff", "format", "--check", "."]
+        case "types":
+            yield [tool / "mypy"]
+        case "unit":
+            yield [tool / "coverage", "run", "-m", "pytest", "tests/unit", "-q"]
+            yield [tool / "coverage", "report", "--fail-under=100"]
+        case "integration":
+            yield [python, "-m", "pytest", "tests/integration", "-q", "--durations=5"]
+        case _:
+            with stock.deb() as deb:
+                os.environ["SDCLUSTER_DEB"] = str(deb)
+                command = [python, "-m", "pytest", "tests/machine", "-q", "--durations=5"]
+                yield [*command, f"--release={part}"]
+
+
+def _passes(command: Sequence[str | Path]) -> bool:
+    done = subprocess.run([str(word) for word in command], cwd=CHECKOUT, check=False)
+    return done.returncode == 0
+
+
+# The set-up.
+
+
+def prepare() -> Path:
+    """Install what is missing; return the Python that has it. Raises `Unavailable`."""
+    install_packages()
+    key = hashlib.sha256((CHECKOUT / "pyproject.toml").read_bytes())
+    key.update(str(CHECKOUT).encode())
+    venv = machine.cache_folder() / f"test-venv-{key.hexdigest()[:12]}"
+    venv.parent.mkdir(parents=True, exist_ok=True)
+    with (venv.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (venv / "complete").exists():
+            shutil.rmtree(venv, ignore_errors=True)
+            say("making a virtualenv with what the tests need (once)")
+            attempt("/usr/bin/python3", "-m", "venv", venv)
+            pip = (venv / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check")
+            attempt(*pip, "-e", f"{CHECKOUT}[fast,dev]")
+            (venv / "complete").touch()
+    return venv / "bin/python"
+
+
+def install_packages() -> None:
+    """Install the Debian packages that are missing. Raises `Unavailable`."""
+    missing = [
+        package
+        for file, package in PACKAGES.items()
+        if not any(Path("/").glob(file.removeprefix("/")))
+    ]
+    if not missing:
+        return
+    names = " ".join(missing)
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise Unavailable(f"these packages are missing: {names}; as root: apt install {names}")
+    say(f"installing {names}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    attempt("apt-get", "update", "-q", env=environment)
+    install = ("apt-get", "install", "-q", "-y", "--no-install-recommends")
+    attempt(*install, *missing, env=environment)
+
+
+def attempt(*command: str | Path, env: dict[str, str] | None = None) -> None:
+    """Run a command of the set-up. Raises `Unavailable` with the end of its output."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.splitlines()[-15:])
+        raise Unavailable(f"{' '.join(words)} failed:\n{tail}")
+
+
+def say(text: str) -> None:
+    """Tell what goes on."""
+    print(f"-- {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
