@@ -36,6 +36,8 @@ from sdcluster.core.states import (
     WorkerState,
 )
 
+_ALIVE = (Phase.BOOTING, Phase.RUNNING)
+
 
 class Supervisor:
     """The state of one cluster. `jitter` returns a random number from 0 to 1."""
@@ -152,7 +154,7 @@ class Supervisor:
 
     def _mold_lost(self, generation: Generation, reason: str) -> None:
         mold = self.molds.pop(generation, None)
-        if mold is None or self.phase in (Phase.STOPPING, Phase.STOPPED):
+        if mold is None:
             return
         self._do(act.StopMold(generation))
         if self.phase is Phase.BOOTING:
@@ -160,9 +162,7 @@ class Supervisor:
         elif self.reload is not None and generation == self.reload.target:
             self._fail_reload(reason)
         elif generation == self.current:
-            self._rebuild_at = self._now + self._rebuild_backoff.delay_s(
-                self._now, jitter=self._jitter()
-            )
+            self._delay_rebuild()
 
     def _worker_ready(self, worker_id: WorkerId) -> None:
         worker = self.workers.get(worker_id)
@@ -199,7 +199,7 @@ class Supervisor:
             self._vacate(worker)
         if reason is None:
             reason = ExitReason.BOOT_FAILED if booting else ExitReason.CRASH
-        waits = slot.serving is None and slot.successor is None and self._is_wanted(slot)
+        waits = self._is_empty(slot) and self._is_wanted(slot) and self.phase in _ALIVE
         self._do(
             act.RecordExit(
                 worker.id,
@@ -240,19 +240,20 @@ class Supervisor:
         self._do(act.AdmitWorker(worker.id))
         if old is not None:
             self._retire(old, self._replacement_reason(old, worker))
-        reload = self.reload
-        if reload is not None and reload.phase is ReloadPhase.ROLLING:
-            done = sum(self._serves(one, reload.target) for one in self.slots.values())
+        if self.reload is not None and self.reload.phase is ReloadPhase.ROLLING:
+            self._report_progress(self.reload.target, worker)
+
+    def _report_progress(self, target: Generation, admitted: Worker) -> None:
+        if admitted.generation == target:
+            serve = [self._serves(slot, target) for slot in self._wanted_slots()]
             self._do(
-                act.ReportProgress(reload.target, worker.id, slot.number, done, len(self.slots))
+                act.ReportProgress(target, admitted.id, admitted.slot, sum(serve), len(serve))
             )
 
     def _replacement_reason(self, old: Worker, new: Worker) -> ExitReason:
         if old.generation == new.generation:
             return ExitReason.RECYCLE
-        if self.reload is not None and self.reload.phase is ReloadPhase.ROLLING_BACK:
-            return ExitReason.ROLLBACK
-        return ExitReason.RELOAD
+        return ExitReason.RELOAD if old.generation < new.generation else ExitReason.ROLLBACK
 
     def _retire(self, worker: Worker, reason: ExitReason) -> None:
         """Let a worker go that has left its place in the slot already."""
@@ -303,7 +304,7 @@ class Supervisor:
 
     def _settle(self) -> None:
         self._expire()
-        if self.phase in (Phase.STOPPING, Phase.STOPPED):
+        if self.phase not in _ALIVE:
             self._continue_stop()
             return
         self._continue_boot()
@@ -326,10 +327,8 @@ class Supervisor:
                     self._admit(self.slots[worker.slot], worker)
                 case WorkerState.DRAINING:
                     self._kill(worker, "did not end within its drain time")
-                case WorkerState.ABORTING:
+                case _:  # ABORTING; the other states have no deadline.
                     self._kill(worker, "did not end when it was aborted")
-                case _:
-                    raise AssertionError(worker)
         for mold in self.molds.values():
             if mold.deadline is None or mold.deadline > self._now or mold.policy is None:
                 continue
@@ -349,12 +348,14 @@ class Supervisor:
                 self._do(act.AnnounceReady())
 
     def _continue_reload(self) -> None:
+        if self.reload is not None:
+            self._advance(self.reload)
+        # After that: what was asked for during one reload begins when it ends.
         if self.reload is None and self._reload_again and self.phase is Phase.RUNNING:
             self._reload_again = False
             self._begin_reload(ReloadCause.REQUEST)
-        reload = self.reload
-        if reload is None:
-            return
+
+    def _advance(self, reload: Reload) -> None:
         if reload.phase is ReloadPhase.LOADING and self._can_fork(reload.target):
             reload.phase = ReloadPhase.ROLLING
         if reload.phase is ReloadPhase.ROLLING and self._all_serve(reload.target):
@@ -364,7 +365,7 @@ class Supervisor:
             if self._all_serve(reload.target):
                 self._commit(reload)
             else:
-                reload.phase = ReloadPhase.ROLLING  # One crashed and there is no way back.
+                reload.phase = ReloadPhase.ROLLING  # Another slot is wanted by now.
         elif reload.phase is ReloadPhase.ROLLING_BACK and self._rolled_back(reload):
             self._end_reload(reload, reload.failure)
 
@@ -384,17 +385,23 @@ class Supervisor:
         assert reload is not None
         if reload.phase is ReloadPhase.ROLLING_BACK:
             return
-        moved = any(slot.wanted == reload.target for slot in self.slots.values())
-        if reload.phase is ReloadPhase.LOADING or not moved:
+        if not any(slot.wanted == reload.target for slot in self.slots.values()):
             self._end_reload(reload, reason)
             return
         served = any(self._serves(slot, reload.target) for slot in self.slots.values())
         if served and not self._can_fork(reload.previous):
-            return  # No way back: the slots of the new generation are respawned as after a crash.
+            # Only the new generation can fill the slots, if any can: it stays, and can be reloaded.
+            self._commit(
+                reload,
+                f"{reason}; there is no way back, as the mold of generation {reload.previous} is "
+                f"gone: generation {reload.target} stays",
+            )
+            return
         reload.phase, reload.failure = ReloadPhase.ROLLING_BACK, reason
         self._do(act.BeginRollback(reload.target, reason))
         for slot in self.slots.values():
             slot.wanted = reload.previous
+            slot.tried = False
             slot.backoff.forget()
             slot.spawn_at = self._now
             if slot.successor is not None and slot.successor.generation == reload.target:
@@ -402,31 +409,32 @@ class Supervisor:
                 self._retire(successor, ExitReason.ROLLBACK)
 
     def _rolled_back(self, reload: Reload) -> bool:
+        """Tell whether each slot is back, or has tried to and could not, or never can."""
         if not self._can_fork(reload.previous):
             return True
         return not any(
             slot.in_transition
             or slot.successor is not None
             or (slot.serving is None and slot.spawn_at <= self._now and self._is_wanted(slot))
-            or self._serves(slot, reload.target)
+            or (self._serves(slot, reload.target) and not slot.tried)
             for slot in self.slots.values()
         )
 
-    def _commit(self, reload: Reload) -> None:
+    def _commit(self, reload: Reload, failure: str = "") -> None:
         before, after = self._policy(reload.previous), self._policy(reload.target)
         self.current = reload.target
+        for slot in self.slots.values():
+            slot.wanted = reload.target  # Also those that are not wanted now, but may be again.
         if before.workers != after.workers:
             self.wanted = after.workers
-        self._end_reload(reload, "")
+        self._end_reload(reload, failure)
 
     def _end_reload(self, reload: Reload, failure: str) -> None:
         self.reload = None
         for generation in [one for one in self.molds if one != self.current]:
             self._forget_mold(generation)
-        if failure and reload.cause is ReloadCause.MOLD_DIED:
-            self._rebuild_at = self._now + self._rebuild_backoff.delay_s(
-                self._now, jitter=self._jitter()
-            )
+        if failure and self.current not in self.molds:
+            self._delay_rebuild()
         in_use = {self.current, *(worker.generation for worker in self.workers.values())}
         self._policies = {one: self._policies[one] for one in in_use}
         self._do(act.EndReload(reload.target, reload.cause, failure))
@@ -435,13 +443,20 @@ class Supervisor:
         del self.molds[generation]
         self._do(act.StopMold(generation))
 
+    def _delay_rebuild(self) -> None:
+        delay_s = self._rebuild_backoff.delay_s(self._now, jitter=self._jitter())
+        self._rebuild_at = self._now + delay_s
+
+    def _needs_rebuild(self) -> bool:
+        running = self.phase is Phase.RUNNING
+        return running and self.reload is None and self.current not in self.molds
+
     def _rebuild_mold(self) -> None:
-        idle = self.reload is None and self.phase is Phase.RUNNING
-        if idle and self.current not in self.molds and self._now >= self._rebuild_at:
+        if self._needs_rebuild() and self._now >= self._rebuild_at:
             self._begin_reload(ReloadCause.MOLD_DIED)
 
     def _resize(self) -> None:
-        if self.reload is not None or not self._can_fork(self.current):
+        if self.reload is not None:
             return
         for number in range(self.wanted):
             slot = Slot(number)
@@ -464,9 +479,8 @@ class Supervisor:
 
     def _fill(self) -> None:
         for slot in self.slots.values():
-            empty = slot.serving is None and slot.successor is None
-            due = slot.spawn_at <= self._now
-            if empty and due and self._is_wanted(slot) and self._can_fork(slot.wanted):
+            due = slot.spawn_at <= self._now and self._is_wanted(slot)
+            if due and self._is_empty(slot) and self._can_fork(slot.wanted):
                 self._spawn(slot)
 
     def _replace_one(self) -> None:
@@ -486,19 +500,19 @@ class Supervisor:
 
     def _want_next(self, target: Generation) -> None:
         """Have the next slot want `target`, once all that want it are served by it."""
-        wanted = [slot for slot in self.slots.values() if self._is_wanted(slot)]
+        wanted = self._wanted_slots()
         if any(slot.wanted == target and not self._serves(slot, target) for slot in wanted):
             return
-        for slot in wanted:
-            if slot.wanted != target:
-                slot.wanted = target
-                slot.backoff.forget()
-                slot.spawn_at = self._now
-                if slot.serving is None:
-                    if slot.successor is not None:
-                        self._retire(slot.successor, ExitReason.RELOAD)
-                    self._spawn(slot)
-                return
+        rest = [slot for slot in wanted if slot.wanted != target]
+        # Those that nobody serves come first: the old code may have no mold, or crash.
+        for slot in sorted(rest, key=lambda slot: slot.serving is not None)[:1]:
+            slot.wanted = target
+            slot.backoff.forget()
+            slot.spawn_at = self._now
+            if slot.serving is None:
+                if slot.successor is not None:
+                    self._retire(slot.successor, ExitReason.RELOAD)
+                self._spawn(slot)
 
     # The end.
 
@@ -507,7 +521,7 @@ class Supervisor:
         self._stop(at_once=False)
 
     def _stop(self, *, at_once: bool) -> None:
-        if self.phase in (Phase.BOOTING, Phase.RUNNING):
+        if self.phase in _ALIVE:
             self.phase = Phase.STOPPING
             self._do(act.BeginStop())
             if self.reload is not None:
@@ -546,6 +560,12 @@ class Supervisor:
     def _is_wanted(self, slot: SlotRecord) -> bool:
         return slot.number < self.wanted
 
+    def _is_empty(self, slot: SlotRecord) -> bool:
+        return slot.serving is None and slot.successor is None
+
+    def _wanted_slots(self) -> list[SlotRecord]:
+        return [slot for slot in self.slots.values() if self._is_wanted(slot)]
+
     def _in_transition(self) -> bool:
         return any(slot.in_transition for slot in self.slots.values())
 
@@ -554,7 +574,7 @@ class Supervisor:
 
     def _all_serve(self, generation: Generation) -> bool:
         return not self._in_transition() and all(
-            self._serves(slot, generation) for slot in self.slots.values() if self._is_wanted(slot)
+            self._serves(slot, generation) for slot in self._wanted_slots()
         )
 
     def _deadlines(self) -> Iterator[float]:
@@ -564,12 +584,12 @@ class Supervisor:
         for mold in self.molds.values():
             if mold.deadline is not None:
                 yield mold.deadline
-        if self.phase not in (Phase.BOOTING, Phase.RUNNING):
+        if self.phase not in _ALIVE:
             return
         for slot in self.slots.values():
             if slot.spawn_at > self._now:
                 yield slot.spawn_at
         if self.reload is not None and self.reload.phase is ReloadPhase.WATCHING:
             yield self.reload.watch_until
-        if self.reload is None and self.current not in self.molds:
+        if self._needs_rebuild():
             yield self._rebuild_at
