@@ -9,13 +9,13 @@ root on Debian and is kept in $SDCLUSTER_CACHE_DIR, or in /var/cache/sdcluster.
 """
 
 import argparse
-import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,10 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "packaging"))
 
-import machine  # noqa: E402  # It stands in packaging/, and needs the standard library alone.
+import deb  # noqa: E402  # These stand in packaging/, and need the standard library alone.
+import roots  # noqa: E402
 
-MACHINES = machine.RELEASES
+MACHINES = roots.RELEASES
 PARTS = ("lint", "types", "unit", "integration", *MACHINES)
 PACKAGES = {
     "/usr/bin/gcc": "gcc",
@@ -77,7 +78,10 @@ def main() -> int:
         print(f"tests/run: {reason}", file=sys.stderr)
         return 1
     stock = Stock(needed=any(part in MACHINES for part in parts))
-    outcomes = [run(part, python, stock) for part in parts]
+    try:
+        outcomes = [run(part, python, stock) for part in parts]
+    finally:
+        stock.close()
     print()
     for one in outcomes:
         word = "passed" if one.passed else "skipped" if one.reason else "FAILED"
@@ -95,27 +99,30 @@ class Stock:
 
     def __init__(self, *, needed: bool) -> None:
         self._error = ""
-        self._deb = machine.cache_folder() / f"test-{os.getpid()}"
+        self._folder = Path(tempfile.mkdtemp(prefix="sdcluster-deb-"))
         self._thread = threading.Thread(target=self._make, daemon=True)
         if needed:
             self._thread.start()
 
     def _make(self) -> None:
         try:
-            machine.build_deb(CHECKOUT, self._deb)
+            deb.build(CHECKOUT, self._folder)
             for release in MACHINES:
-                machine.root(release)
-        except (machine.MachineError, OSError) as error:
+                roots.root(release)
+        except (roots.RootError, OSError) as error:
             self._error = str(error)
 
-    @contextlib.contextmanager
-    def deb(self) -> Iterator[Path]:
-        """Wait until all is there. Raises `Unavailable`."""
+    def close(self) -> None:
+        """Remove the package."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def wait(self) -> Path:
+        """Wait until all is there and return the package. Raises `Unavailable`."""
         self._thread.join()
         if self._error:
             raise Unavailable(self._error)
-        (deb,) = self._deb.glob("*.deb")
-        yield deb
+        (built,) = self._folder.glob("*.deb")
+        return built
 
 
 def run(part: str, python: Path, stock: Stock) -> Outcome:
@@ -146,10 +153,9 @@ def commands(part: str, python: Path, stock: Stock) -> Iterator[Sequence[str | P
         case "integration":
             yield [python, "-m", "pytest", "tests/integration", "-q", "--durations=5"]
         case _:
-            with stock.deb() as deb:
-                os.environ["SDCLUSTER_DEB"] = str(deb)
-                command = [python, "-m", "pytest", "tests/machine", "-q", "--durations=5"]
-                yield [*command, f"--release={part}"]
+            os.environ["SDCLUSTER_DEB"] = str(stock.wait())
+            command = [python, "-m", "pytest", "tests/machine", "-q", "--durations=5"]
+            yield [*command, f"--release={part}"]
 
 
 def _passes(command: Sequence[str | Path]) -> bool:
@@ -165,7 +171,7 @@ def prepare() -> Path:
     install_packages()
     key = hashlib.sha256((CHECKOUT / "pyproject.toml").read_bytes())
     key.update(str(CHECKOUT).encode())
-    venv = machine.cache_folder() / f"test-venv-{key.hexdigest()[:12]}"
+    venv = roots.cache_folder() / f"test-venv-{key.hexdigest()[:12]}"
     venv.parent.mkdir(parents=True, exist_ok=True)
     with (venv.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

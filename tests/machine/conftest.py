@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import machine
+import deb as package
 import pytest
+import roots
+from machine import Machine
 from service import Service
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -18,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the release be chosen."""
-    parser.addoption("--release", choices=machine.RELEASES, default=machine.RELEASES[0])
+    parser.addoption("--release", choices=roots.RELEASES, default=roots.RELEASES[0])
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,7 @@ def deb() -> Iterator[Path]:
         yield Path(given)
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield machine.build_deb(CHECKOUT, Path(folder))
+        yield package.build(CHECKOUT, Path(folder))
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +40,9 @@ def release(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def vm(release: str, deb: Path) -> Iterator[machine.Machine]:
+def vm(release: str, deb: Path) -> Iterator[Machine]:
     """Boot a machine with the package installed."""
-    with machine.Machine(release, packages=[deb]) as booted:
+    with Machine.boot(release, packages=[deb]) as booted:
         yield booted
 
 
@@ -48,7 +50,7 @@ _ports = iter(range(8100, 9000))
 
 
 @pytest.fixture
-def service(vm: machine.Machine, request: pytest.FixtureRequest) -> Iterator[Service]:
+def service(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Service]:
     """Return an instance with a name and a port of its own; a failure shows its journal."""
     port = next(_ports)
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())

@@ -1,0 +1,174 @@
+"""Show sdcluster on a throwaway Debian machine: from the package to a reload under load.
+
+packaging/try                     on Debian 12
+packaging/try --release trixie    on Debian 13
+packaging/try --keep              leave the machine running, and say how to enter it
+packaging/try --stop NAME         end a machine that was kept
+"""
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import deb
+import roots
+from machine import Machine, MachineError
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parent
+LOAD = CHECKOUT / "tests" / "load.py"
+URL = "http://127.0.0.1:8000/"
+UNIT = "sdcluster@hello"
+CONFIG = """\
+app = "hello:app"
+directory = "/srv/hello"
+listen = "127.0.0.1:8000"
+workers = 4
+"""
+
+
+class Failed(Exception):  # noqa: N818  # A fact that the tour found, told to the user.
+    """Something did not go as it should; the text says what."""
+
+
+def main() -> int:
+    """Run the tour. Return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="packaging/try",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--release", choices=roots.RELEASES, default=roots.RELEASES[0])
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--stop", metavar="NAME")
+    given = parser.parse_args()
+    try:
+        if given.stop:
+            Machine(given.stop).end()
+            return 0
+        with tempfile.TemporaryDirectory() as folder:
+            package = deb.build(CHECKOUT, Path(folder))
+            roots.say(f"booting Debian {given.release}")
+            machine = Machine.boot(given.release)
+            try:
+                tour(machine, package)
+            finally:
+                if not given.keep:
+                    machine.end()
+        if given.keep:
+            print(f"\n{machine.name} is left running.")
+            print(f"  enter it:  {' '.join(machine.entry())} bash -l")
+            print(f"  stop it:   packaging/try --stop {machine.name}")
+        else:
+            roots.say("the machine is gone")
+    except (Failed, MachineError, roots.RootError, OSError) as error:
+        print(f"packaging/try: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def tour(machine: Machine, package: Path) -> None:
+    """Install, start, ask, reload under load, look. Raises `Failed`."""
+    heading("Install the package, write one file, start")
+    print(f"# apt install ./{package.name}")
+    machine.install([package])
+    write(machine, "/srv/hello/hello.py", (HERE / "hello" / "hello.py").read_text())
+    write(machine, "/etc/sdcluster/hello.toml", CONFIG)
+    show(machine, "systemctl", "daemon-reload")
+    show(machine, "systemctl", "start", UNIT)
+
+    heading("Several workers answer")
+    answers = [show(machine, "curl", "-s", URL) for _ in range(6)]
+    if len(set(answers)) < 2:
+        raise Failed("all answers came from one worker")
+
+    heading("New code under load: a reload loses nothing")
+    change_version(machine, 2)
+    with loads(machine) as counts:
+        show(machine, "systemctl", "reload", UNIT)
+    told = json.dumps(counts)
+    print(told)
+    if any(one["lost"] for one in counts.values()):
+        raise Failed("requests were lost over the reload")
+    if "version 2" not in show(machine, "curl", "-s", URL):
+        raise Failed("the new code is not live")
+
+    heading("Broken code changes nothing")
+    machine.write("/srv/hello/hello.py", "import nowhere\n")
+    print("# echo 'import nowhere' > /srv/hello/hello.py")
+    if machine.run("systemctl", "reload", UNIT, check=False).returncode == 0:
+        raise Failed("a reload to code that cannot be imported succeeded")
+    print(f"# systemctl reload {UNIT}\n(fails, as it should)")
+    if "version 2" not in show(machine, "curl", "-s", URL):
+        raise Failed("the old code does not serve on")
+
+    heading("What the administrator sees")
+    show(machine, "systemctl", "status", UNIT, "--no-pager", "--lines=0")
+    show(machine, "sdcluster", "status", "hello")
+    show(machine, "journalctl", "--no-pager", "-u", UNIT, "-o", "short-precise")
+
+
+def heading(text: str) -> None:
+    """Print what comes next."""
+    print(f"\n== {text}\n", flush=True)
+
+
+def show(machine: Machine, *command: str) -> str:
+    """Print a command of the administrator's and what it says; return that."""
+    print(f"# {' '.join(command)}", flush=True)
+    output = machine.run(*command).stdout
+    print(output, end="", flush=True)
+    return output
+
+
+def write(machine: Machine, path: str, text: str) -> None:
+    """Write a file, and print it if it is short."""
+    print(f"# cat > {path}")
+    if len(text.splitlines()) < 8:
+        print(text, end="")
+    machine.write(path, text)
+
+
+def change_version(machine: Machine, version: int) -> None:
+    """Edit the app, as a deployment does."""
+    show(machine, "sed", "-i", f"s/^VERSION = .*/VERSION = {version}/", "/srv/hello/hello.py")
+
+
+@contextlib.contextmanager
+def loads(machine: Machine) -> Iterator[dict[str, dict[str, int]]]:
+    """Load the app by clients of both kinds while the body runs; tell what they have counted."""
+    counts: dict[str, dict[str, int]] = {}
+    kinds = {"keep-alive": [], "a connection per request": ["--close"]}
+    clients = {}
+    for kind, options in kinds.items():
+        command = [*machine.on_loopback(), sys.executable, "-B", str(LOAD), URL, *options]
+        clients[kind] = subprocess.Popen(
+            [*command, "--seconds", "60"], stdout=subprocess.PIPE, text=True
+        )
+    try:
+        while not busy(machine):
+            time.sleep(0.05)
+        yield counts
+    finally:
+        for client in clients.values():
+            client.terminate()
+    for kind, client in clients.items():
+        result = json.loads(client.communicate(timeout=60)[0])
+        counts[kind] = {"requests": result["requests"], "lost": result["lost"]}
+
+
+def busy(machine: Machine) -> bool:
+    """Tell whether clients of both kinds are being served."""
+    status = json.loads(machine.run("sdcluster", "status", "hello", "--json").stdout)
+    connections = sum(worker["connections"] for worker in status["workers"])
+    return bool(connections >= 16)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
