@@ -8,10 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+WIDE = 200
+
 
 def show_reload(steps: Iterable[Mapping[str, Any]]) -> None:
     """Print a line for each step of a reload; on a terminal, with a progress bar below them."""
-    console = Console(highlight=False)
+    console = _console()
     bar = Progress(
         TextColumn("reload"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
     )
@@ -27,7 +29,7 @@ def show_reload(steps: Iterable[Mapping[str, Any]]) -> None:
 
 def show_status(status: Mapping[str, Any]) -> None:
     """Print the state of a cluster and a table of its workers."""
-    console = Console(highlight=False)
+    console = _console()
     console.print(Text(f"{status['name']} (pid {status['pid']}): {status['status']}"))
     console.print(Text(f"listening on {', '.join(status['listen'])}, {status['scheduling']}"))
     exits = {one["slot"]: one for one in status["last_exits"]}
@@ -51,6 +53,14 @@ def show_status(status: Mapping[str, Any]) -> None:
     for slot, last in exits.items():
         table.add_row(str(slot), "-", "-", "-", "empty", "-", "-", "-", Text(_exit(last)))
     console.print(table)
+
+
+def _console() -> Console:
+    """Return the terminal, or a wide place: a log or a pipe has no width to fit."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
 
 
 def _exit(last: Mapping[str, Any] | None) -> str:
