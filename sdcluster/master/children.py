@@ -28,7 +28,7 @@ MAX_OFFENCES = 8
 """Frames that break the protocol, after which a worker is not listened to any more."""
 FRAMES_PER_TURN = 32
 MAX_EARLY_EXITS = 64
-MOLD_LEAVE_TIMEOUT_S = 10.0
+MOLD_LEAVE_TIMEOUT_S = 5.0
 """How long a mold that is told to go may take before it is killed."""
 
 
@@ -90,7 +90,7 @@ class Children:
         """Send a mold a signal. Harmless when it is gone."""
         mold = self._molds.get(generation)
         if mold is not None:
-            mold.kill(number)  # Not reaped yet, so the pid is still its own.
+            mold.kill(number)
 
     def _read_mold(self, mold: Mold) -> None:
         for _ in range(FRAMES_PER_TURN):
@@ -133,20 +133,22 @@ class Children:
                 self._never_forked(worker, reason)
 
     def _mold_gone(self, mold: Mold, status: str) -> None:
+        mold.exited = True
         self._read_mold(mold)
         expected = self._leaving.pop(mold.generation, None) is not None
         self._molds.pop(mold.generation, None)
         self._loop.remove(mold.fileno())
         mold.close()
-        for worker in list(mold.pending):
-            self._never_forked(worker, "the mold died before it forked")
         if not expected:
             self._journal.write(
                 EventKind.MOLD_LOST,
                 f"the mold of generation {mold.generation} (pid {mold.pid}) is gone: {status}",
                 About(generation=mold.generation),
             )
+            # First: or the supervisor would have the dead mold fork what it did not fork.
             self._report(ev.MoldExited(Generation(mold.generation), status))
+        for worker in list(mold.pending):
+            self._never_forked(worker, "the mold died before it forked")
 
     # Workers.
 
@@ -190,8 +192,6 @@ class Children:
             notify_socket,
         )
         self.workers[worker] = process
-        for source in process.sources():
-            self._loop.add(source.fileno(), lambda: self._read_worker(process))
 
     def strike(self, process: WorkerProcess, number: signal.Signals) -> None:
         """Send a worker a signal that is meant to end it."""
@@ -205,11 +205,16 @@ class Children:
         if process is None:
             return
         if pid in self._early_exits:
-            self._gone(process, exit_text(self._early_exits.pop(pid)))
+            status = exit_text(self._early_exits.pop(pid))
+            process.pid = pid
+            self._exited(process, status)
         elif not is_child(pid):
             self._never_forked(worker, f"pid {pid} is not a child of the master")
         else:
             process.started(pid)
+            # Not heard before: whatever it says is said by a process that we know.
+            for source in process.sources():
+                self._loop.add(source.fileno(), lambda: self._read_worker(process))
 
     def _never_forked(self, worker: int, reason: str) -> None:
         process = self.workers.pop(worker, None)
@@ -285,6 +290,12 @@ class Children:
         if reason:
             self._report(ev.WorkerWorn(worker, reason))
 
+    def _exited(self, process: WorkerProcess, status: str) -> None:
+        process.exited = True
+        self._read_worker(process)  # Its last words.
+        if process.id in self.workers:
+            self._gone(process, status)
+
     def _gone(self, process: WorkerProcess, status: str) -> None:
         del self.workers[process.id]
         self._on_gone(process, process.channel.take_back())
@@ -303,12 +314,10 @@ class Children:
         """Collect every child that has exited."""
         for mold in [*self._molds.values(), *self._leaving.values()]:
             self._read_mold(mold)  # A worker may be reported and dead already.
-        for pid, status in _exited():
+        for pid, status in _collected():
             for process in self.workers.values():
                 if process.pid == pid:
-                    self._read_worker(process)  # Its last words.
-                    if process.id in self.workers:
-                        self._gone(process, exit_text(status))
+                    self._exited(process, exit_text(status))
                     break
             else:
                 self._other_gone(pid, status)
@@ -331,7 +340,7 @@ class Children:
             mold.close()
 
 
-def _exited() -> Iterator[tuple[int, int]]:
+def _collected() -> Iterator[tuple[int, int]]:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -44,6 +44,8 @@ class Mold:
         self.generation = generation
         self.pending: set[int] = set()
         """Workers ordered and not yet reported."""
+        self.exited = False
+        """It was reaped: its pid may be somebody else's."""
         try:
             self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
@@ -122,8 +124,9 @@ class Mold:
         return report
 
     def kill(self, number: signal.Signals) -> None:
-        """Send a signal to the process."""
-        os.kill(self.pid, number)
+        """Send a signal to the process. Harmless once it has exited."""
+        if not self.exited:
+            os.kill(self.pid, number)  # Not reaped yet, so the pid is still its own.
 
     def retire(self) -> None:
         """Let the mold go: it forks what was ordered, reports it, and exits."""

@@ -27,6 +27,8 @@ class WorkerProcess:
     notify_socket: NotifySocket | None = None
     """For a command; a Python worker sends its notifications over the channel."""
     pid: int = 0
+    exited: bool = False
+    """It was reaped: its pid may be somebody else's."""
     ready_at: float = 0.0
     last_ping: float = 0.0
     """When a command last sent WATCHDOG=1."""
@@ -59,7 +61,9 @@ class WorkerProcess:
             self.kill(number)
 
     def kill(self, number: signal.Signals) -> None:
-        """Send a signal; as soon as there is a process, if there is none yet."""
+        """Send a signal, when there is no process yet as soon as there is. Harmless after it."""
+        if self.exited:
+            return
         if self.pid:
             os.kill(self.pid, number)  # Not reaped yet, so the pid is still its own.
         else:
