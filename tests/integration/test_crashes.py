@@ -199,7 +199,7 @@ def test_a_crash_of_the_only_worker_delays_clients_but_refuses_none(start: Start
         kill(pid, signal.SIGKILL)
         pid = new_pid(instance, 0, pid)
     kill(pid, signal.SIGKILL)  # The third crash: half a second until the next worker.
-    instance.wait_log("the next one starts in 0.4")
+    wait_until(lambda: len(waits_s(instance.log())) == 3, "the third crash")
     began = time.monotonic()
     assert fetch(instance.address).status == 200
     assert time.monotonic() - began < 5
