@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdcluster.address import Address, same_as_socket
+from sdcluster.address import Address, Family, same_as_socket
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError
 
 BACKLOG = 4096
@@ -154,7 +154,8 @@ class ListenerSet:
     """All listeners of the cluster, and which slot owns which.
 
     With `reuse_port` each slot has a socket of its own for each address, and keeps it when its
-    worker is replaced, so that its queue is never reset. A socket no slot owns is for the master.
+    worker is replaced, so that its queue is never reset. A Unix socket, which knows no such thing,
+    and sockets from systemd that are fewer than the slots, are shared.
     """
 
     def __init__(
@@ -166,9 +167,7 @@ class ListenerSet:
         reuse_port: bool,
     ) -> None:
         """Adopt what was passed, or bind `addresses`; `given` tells that the user named them."""
-        self._addresses = tuple(addresses)
         self._reuse_port = reuse_port
-        self._bound_all = not passed
         if passed:
             self.all = adopt(passed, addresses if given else ())
             if reuse_port:
@@ -195,26 +194,22 @@ class ListenerSet:
         """Return what a worker of the slot accepts from. Raises `ListenError`."""
         if not self._reuse_port:
             return self.all
-        own = [listener for listener in self.all if listener.slot == slot]
-        if not own and self._bound_all:
-            for first in [listener for listener in self.all if listener.slot == 0]:
-                index = self.all.index(first)
-                listener = bind(self._bound_address(index), reuse_port=True)
-                listener.slot = slot
-                self.all.append(listener)
-                own.append(listener)
-        if not own:
-            # More workers than sockets from systemd: the surplus ones share.
-            owned = 1 + max(listener.slot or 0 for listener in self.all)
-            own = [listener for listener in self.all if listener.slot == slot % owned]
-        return own
+        return [self._for_slot(address, slot) for address in self.addresses()]
 
-    def _bound_address(self, index: int) -> Address:
-        """Return the address of the first sockets, with the port that the kernel has chosen."""
-        address, sock = self._addresses[index], self.all[index].socket
-        if address.family == "unix" or address.port:
-            return address
-        return Address(address.family, address.host, sock.getsockname()[1], "", address.name)
+    def _for_slot(self, address: str, slot: int) -> Listener:
+        """Return the slot's own socket of an address, or one that it shares."""
+        there = [listener for listener in self.all if listener.address == address]
+        for listener in there:
+            if listener.slot == slot:
+                return listener
+        if there[0].inherited or there[0].socket.family == socket.AF_UNIX:
+            return there[slot % len(there)]
+        host, port = there[0].socket.getsockname()[:2]
+        family: Family = "tcp6" if there[0].socket.family == socket.AF_INET6 else "tcp"
+        listener = bind(Address(family, host, port, "", there[0].name), reuse_port=True)
+        listener.slot = slot
+        self.all.append(listener)
+        return listener
 
     def set_nonblocking(self) -> None:
         """Make accepting never block. The flag is shared with systemd, which does not mind."""
