@@ -8,7 +8,7 @@ control channel. So there is one vocabulary for every kind of worker:
     WATCHDOG=1   it is alive (a Python worker writes to the scoreboard instead)
     STATUS=…     one line for people
     ERRNO=…      why it failed
-    X_TAKEN=1    it took connections while the master was waiting for room (ours)
+    X_TAKEN=1    it took or closed connections while the master was waiting for room (ours)
     X_FAILED=…   why it could not become ready, one line (ours)
 
 Unknown keys are ignored, as systemd does.

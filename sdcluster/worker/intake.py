@@ -9,7 +9,10 @@ import array
 import asyncio
 import errno
 import logging
+import os
+import resource
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,8 +60,12 @@ class Intake:
         self._admitted = False
         self._accepting = False
         self._closed = False
+        # Descriptors are given out lowest first: one that high means that there are few left.
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._high_fd = soft - 2 * channel.MAX_CONNECTIONS_PER_FRAME if soft > 0 else sys.maxsize
+        self._is_scarce = True
         control.setblocking(False)
-        self._loop.add_reader(control, self._read_control)
+        self._listen_to_master()
 
     @property
     def is_limited(self) -> bool:
@@ -122,10 +129,30 @@ class Intake:
                 return
             self._open(connection)
 
+    def closed(self) -> None:
+        """Use the room that a connection has left by closing, or let the master use it."""
+        board = self._board
+        board.words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+        self.look_for_room()
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self._board.words[Field.WAITING]:
+            self._board.words[Field.WAITING] = 0
+            self.tell(X_TAKEN=1)
+
+    def _listen_to_master(self) -> None:
+        self._loop.add_reader(self._control, self._read_control)
+
     def _read_control(self) -> None:
         for _ in range(FRAMES_PER_TURN):
+            if self._is_scarce and self._lacks_descriptors():
+                logger.warning("descriptors are used up; connections wait")
+                self._loop.remove_reader(self._control)
+                self._loop.call_later(EXHAUSTED_PAUSE_S, self._listen_to_master)
+                return
             try:
-                data, ancillary, _, _ = self._control.recvmsg(
+                data, ancillary, flags, _ = self._control.recvmsg(
                     channel.MAX_CONNECTIONS_PER_FRAME + 1,
                     _ANCILLARY_BYTES,
                     socket.MSG_CMSG_CLOEXEC,
@@ -137,9 +164,13 @@ class Intake:
             fds = array.array("i")
             for _, _, more in ancillary:
                 fds.frombytes(more[: len(more) - len(more) % fds.itemsize])
+            attached = len(fds)
+            if flags & socket.MSG_CTRUNC:
+                attached = len(data)
+                logger.error("descriptors are used up: %d connections lost", attached - len(fds))
             if data:
                 try:
-                    taken = channel.decode_order(data, len(fds))
+                    taken = channel.decode_order(data, attached)
                 except ProtocolError:
                     logger.exception("the master broke the protocol; this worker drains")
                     data = b""
@@ -153,12 +184,29 @@ class Intake:
                 continue
             board = self._board
             board.words[Field.TAKEN] += taken
-            if board.words[Field.WAITING]:
-                board.words[Field.WAITING] = 0
-                self.tell(X_TAKEN=1)
+            self._is_scarce = max(fds, default=sys.maxsize) >= self._high_fd
+            self._tell_room()
             for fd in fds:
                 self._open(socket.socket(fileno=fd))
             board.words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+
+    def _lacks_descriptors(self) -> bool:
+        """Tell whether connections wait for which there are no descriptors: they would be lost."""
+        try:
+            if self._control.recv(1, socket.MSG_PEEK) != channel.CONNECTION:
+                return False
+        except OSError:
+            return False
+        spare: list[int] = []
+        try:
+            for _ in range(channel.MAX_CONNECTIONS_PER_FRAME):
+                spare.append(os.dup(self._control.fileno()))
+        except OSError:
+            return True
+        finally:
+            for fd in spare:
+                os.close(fd)
+        return False
 
     def _open(self, connection: socket.socket) -> None:
         connection.setblocking(False)

@@ -86,7 +86,7 @@ class _Server:
             self._control,
             self._listeners,
             self._board,
-            protocol_factory=self._protocol_factory(),
+            protocol_factory=self._protocol_factory(on_closed=lambda: intake.closed()),
             connections=lambda: len(state.connections),
             max_connections=self._prepare.max_connections,
             on_end=self._ended.set,
@@ -112,8 +112,10 @@ class _Server:
         if self._uvicorn.lifespan.should_exit or self._uvicorn.should_exit:
             raise AppError("the app's lifespan startup failed")
 
-    def _protocol_factory(self) -> Callable[[], asyncio.Protocol]:
+    def _protocol_factory(self, *, on_closed: Callable[[], None]) -> Callable[[], asyncio.Protocol]:
         cls = self._config.http_protocol_class
+        if self._prepare.max_connections:
+            cls = _telling(cls, on_closed)
         arguments = {"config": self._config, "server_state": self._uvicorn.server_state}
         app_state = getattr(self._uvicorn.lifespan, "state", None)
         if app_state is not None:
@@ -158,3 +160,14 @@ class _Server:
             await asyncio.sleep(DRAIN_POLL_S)
         for task in list(state.tasks):
             task.cancel()
+
+
+def _telling(cls: Any, on_closed: Callable[[], None]) -> Any:
+    """Return a subclass of a protocol class whose connections tell when they are closed."""
+
+    class Telling(cls):  # type: ignore[misc]
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            on_closed()
+
+    return Telling
