@@ -161,7 +161,7 @@ class Supervisor:
             self._fail_boot(reason)
         elif self.reload is not None and generation == self.reload.target:
             self._fail_reload(reason)
-        elif generation == self.current:
+        else:
             self._delay_rebuild()
 
     def _worker_ready(self, worker_id: WorkerId) -> None:
@@ -241,14 +241,13 @@ class Supervisor:
         if old is not None:
             self._retire(old, self._replacement_reason(old, worker))
         if self.reload is not None and self.reload.phase is ReloadPhase.ROLLING:
-            self._report_progress(self.reload.target, worker)
+            self._report_progress(self.reload.target, slot)
 
-    def _report_progress(self, target: Generation, admitted: Worker) -> None:
-        if admitted.generation == target:
-            serve = [self._serves(slot, target) for slot in self._wanted_slots()]
-            self._do(
-                act.ReportProgress(target, admitted.id, admitted.slot, sum(serve), len(serve))
-            )
+    def _report_progress(self, target: Generation, slot: SlotRecord) -> None:
+        worker, wanted = slot.serving, self._wanted_slots()
+        if worker is not None and worker.generation == target and slot in wanted:
+            done = sum(self._serves(one, target) for one in wanted)
+            self._do(act.ReportProgress(target, worker.id, slot.number, done, len(wanted)))
 
     def _replacement_reason(self, old: Worker, new: Worker) -> ExitReason:
         if old.generation == new.generation:

@@ -1,0 +1,1 @@
+"""Tests of what needs no processes: in milliseconds, with fakes written by hand."""
