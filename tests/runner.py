@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--skip-unavailable", action="store_true")
     given = parser.parse_args()
-    parts = []
+    parts: list[str] = []
     for part in given.parts or PARTS:
         if part not in (*PARTS, "machine"):
             parser.error(f"there is no part {part!r}; there are {', '.join(PARTS)}, and machine")
@@ -74,8 +74,8 @@ def main() -> int:
     began = time.monotonic()
     try:
         python = prepare()
-    except Unavailable as reason:
-        print(f"tests/run: {reason}", file=sys.stderr)
+    except Unavailable as unavailable:
+        print(f"tests/run: {unavailable}", file=sys.stderr)
         return 1
     stock = Stock(needed=any(part in MACHINES for part in parts))
     try:
@@ -138,7 +138,10 @@ def run(part: str, python: Path, stock: Stock) -> Outcome:
     return Outcome(part, passed, time.monotonic() - began, reason)
 
 
-def commands(part: str, python: Path, stock: Stock) -> Iterator[Sequence[str | Path]]:
+Command = Sequence[str | Path]
+
+
+def commands(part: str, python: Path, stock: Stock) -> Iterator[Command]:
     """Yield the commands of a part, each to be run when the one before has passed."""
     tool = python.parent
     match part:
@@ -147,6 +150,12 @@ def commands(part: str, python: Path, stock: Stock) -> Iterator[Sequence[str | P
             yield [tool / "ruff", "format", "--check", "."]
         case "types":
             yield [tool / "mypy"]
+            # One after the other, as each folder has a conftest of its own.
+            yield [tool / "mypy", *sorted((CHECKOUT / "packaging").glob("*.py"))]
+            yield [tool / "mypy", "tests/integration"]
+            yield [tool / "mypy", "tests/machine"]
+            yield [tool / "mypy", "tests/runner.py", "tests/load.py"]
+            yield [tool / "mypy", *sorted((CHECKOUT / "tests" / "bench").glob("*.py"))]
         case "unit":
             yield [tool / "coverage", "run", "-m", "pytest", "tests/unit", "-q"]
             yield [tool / "coverage", "report", "--fail-under=100"]
@@ -154,11 +163,11 @@ def commands(part: str, python: Path, stock: Stock) -> Iterator[Sequence[str | P
             yield [python, "-m", "pytest", "tests/integration", "-q", "--durations=5"]
         case _:
             os.environ["SDCLUSTER_DEB"] = str(stock.wait())
-            command = [python, "-m", "pytest", "tests/machine", "-q", "--durations=5"]
-            yield [*command, f"--release={part}"]
+            options = ("-q", "--durations=5", f"--release={part}")
+            yield [python, "-m", "pytest", "tests/machine", *options]
 
 
-def _passes(command: Sequence[str | Path]) -> bool:
+def _passes(command: Command) -> bool:
     done = subprocess.run([str(word) for word in command], cwd=CHECKOUT, check=False)
     return done.returncode == 0
 
