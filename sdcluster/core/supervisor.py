@@ -37,6 +37,7 @@ from sdcluster.core.states import (
 )
 
 _ALIVE = (Phase.BOOTING, Phase.RUNNING)
+_COMING_OR_SERVING = (WorkerState.STARTING, WorkerState.PROVING, WorkerState.SERVING)
 
 
 class Supervisor:
@@ -101,18 +102,13 @@ class Supervisor:
             case ev.WorkerReady(worker_id):
                 self._worker_ready(worker_id)
             case ev.WorkerFailed(worker_id, reason):
-                if worker := self.workers.get(worker_id):
-                    worker.failure = reason
+                self._worker_failed(worker_id, reason)
             case ev.WorkerStopping(worker_id):
                 self._worker_stopping(worker_id)
             case ev.WorkerHung(worker_id, reason):
-                worker = self.workers.get(worker_id)
-                if worker and worker.state in (WorkerState.SERVING, WorkerState.PROVING):
-                    self._abort(worker, ExitReason.HUNG, reason)
+                self._worker_hung(worker_id, reason)
             case ev.WorkerWorn(worker_id):
-                worker = self.workers.get(worker_id)
-                if worker and worker.state is WorkerState.SERVING:
-                    self.slots[worker.slot].worn = True
+                self._worker_worn(worker_id)
             case ev.WorkerExited(worker_id, status):
                 self._worker_gone(worker_id, status)
             case ev.ReloadRequested():
@@ -176,11 +172,24 @@ class Supervisor:
             worker.state = WorkerState.PROVING
             worker.deadline = self._now + probation_s
 
+    def _worker_failed(self, worker_id: WorkerId, reason: str) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.failure = reason
+
+    def _worker_hung(self, worker_id: WorkerId, reason: str) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.state in (WorkerState.SERVING, WorkerState.PROVING):
+            self._abort(worker, ExitReason.HUNG, reason)
+
+    def _worker_worn(self, worker_id: WorkerId) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.state is WorkerState.SERVING:
+            self.slots[worker.slot].worn = True
+
     def _worker_stopping(self, worker_id: WorkerId) -> None:
         worker = self.workers.get(worker_id)
-        if worker is None or worker.state in (WorkerState.DRAINING, WorkerState.KILLED):
-            return
-        if worker.state is WorkerState.ABORTING:
+        if worker is None or worker.state not in _COMING_OR_SERVING:
             return
         self._vacate(worker)
         self._retire(worker, ExitReason.ITSELF)
