@@ -40,6 +40,7 @@ class Machine:
         self.folder = STATE / name
         self.root = self.folder / "root"
         self._leader = 0
+        self._nspawn: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def boot(cls, release: str, *, packages: Sequence[Path] = ()) -> "Machine":
@@ -98,6 +99,7 @@ class Machine:
                 start_new_session=True,
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )
+        self._nspawn = nspawn
         (self.folder / "pid").write_text(str(nspawn.pid))
         deadline = time.monotonic() + BOOT_TIMEOUT_S
         state = ""

@@ -7,13 +7,8 @@ packaging/try --stop NAME         end a machine that was kept
 """
 
 import argparse
-import contextlib
-import json
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import deb
@@ -22,7 +17,10 @@ from machine import Machine, MachineError
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent
-LOAD = CHECKOUT / "tests" / "load.py"
+sys.path.insert(0, str(CHECKOUT / "tests"))
+
+import load  # noqa: E402  # The client of the tests, which counts what is lost.
+
 URL = "http://127.0.0.1:8000/"
 UNIT = "sdcluster@hello"
 CONFIG = """\
@@ -90,12 +88,16 @@ def tour(machine: Machine, package: Path) -> None:
 
     heading("New code under load: a reload loses nothing")
     change_version(machine, 2)
-    with loads(machine) as counts:
+    prefix = machine.on_loopback()
+    with (
+        load.running(URL, close=False, prefix=prefix) as kept_alive,
+        load.running(URL, close=True, prefix=prefix) as one_each,
+    ):
         show(machine, "systemctl", "reload", UNIT)
-    told = json.dumps(counts)
-    print(told)
-    if any(one["lost"] for one in counts.values()):
-        raise Failed("requests were lost over the reload")
+    for kind, result in {"kept alive": kept_alive, "one per request": one_each}.items():
+        print(f"connections {kind}: {result.requests} requests, {result.lost} lost")
+        if result.lost:
+            raise Failed(f"requests were lost over the reload: {result.errors}")
     if "version 2" not in show(machine, "curl", "-s", URL):
         raise Failed("the new code is not live")
 
@@ -138,36 +140,6 @@ def write(machine: Machine, path: str, text: str) -> None:
 def change_version(machine: Machine, version: int) -> None:
     """Edit the app, as a deployment does."""
     show(machine, "sed", "-i", f"s/^VERSION = .*/VERSION = {version}/", "/srv/hello/hello.py")
-
-
-@contextlib.contextmanager
-def loads(machine: Machine) -> Iterator[dict[str, dict[str, int]]]:
-    """Load the app by clients of both kinds while the body runs; tell what they have counted."""
-    counts: dict[str, dict[str, int]] = {}
-    kinds = {"keep-alive": [], "a connection per request": ["--close"]}
-    clients = {}
-    for kind, options in kinds.items():
-        command = [*machine.on_loopback(), sys.executable, "-B", str(LOAD), URL, *options]
-        clients[kind] = subprocess.Popen(
-            [*command, "--seconds", "60"], stdout=subprocess.PIPE, text=True
-        )
-    try:
-        while not busy(machine):
-            time.sleep(0.05)
-        yield counts
-    finally:
-        for client in clients.values():
-            client.terminate()
-    for kind, client in clients.items():
-        result = json.loads(client.communicate(timeout=60)[0])
-        counts[kind] = {"requests": result["requests"], "lost": result["lost"]}
-
-
-def busy(machine: Machine) -> bool:
-    """Tell whether clients of both kinds are being served."""
-    status = json.loads(machine.run("sdcluster", "status", "hello", "--json").stdout)
-    connections = sum(worker["connections"] for worker in status["workers"])
-    return bool(connections >= 16)
 
 
 if __name__ == "__main__":

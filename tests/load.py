@@ -5,20 +5,27 @@
 A request is lost when the connection is refused or reset, ends before the whole response is there,
 brings a 5xx, or nothing for `TIMEOUT_S`. A server may close a kept-alive connection only after it
 has said so with `Connection: close`: a request that meets an unannounced end is lost. SIGTERM ends
-it early. The result is printed as JSON.
+it early. A line `loaded` is printed when the first request has got its answer or was lost, and the
+result, as JSON, at the end. `running` does all that for another program.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 20.0
+LONGEST_S = 300
 MAX_BODIES = 64
+LOADED = "loaded"
 
 
 class LostError(Exception):
@@ -27,7 +34,7 @@ class LostError(Exception):
 
 @dataclass
 class Result:
-    """What became of the requests."""
+    """What became of the requests; filled in when the load has ended."""
 
     requests: int = 0
     lost: int = 0
@@ -109,11 +116,17 @@ class _Connection:
 
 
 async def run(
-    url: str, *, clients: int, seconds: float, close: bool, stop: asyncio.Event | None = None
+    url: str,
+    *,
+    clients: int,
+    seconds: float,
+    close: bool,
+    stop: asyncio.Event,
+    on_loaded: Callable[[], None],
 ) -> Result:
     """Send requests from `clients` connections at a time and count what comes back."""
-    stop = stop or asyncio.Event()
     result = Result()
+    loaded = asyncio.Event()
     began = time.monotonic()
 
     async def client() -> None:
@@ -129,6 +142,10 @@ async def run(
                 result.errors[str(error) or "time-out"] += 1
                 await asyncio.sleep(0.01)  # A dead server must not make this a busy loop.
                 continue
+            finally:
+                if not loaded.is_set():
+                    loaded.set()
+                    on_loaded()
             line = body.split(b"\n", 1)[0].decode("latin-1")
             if line in result.by_body or len(result.by_body) < MAX_BODIES:
                 result.by_body[line] += 1
@@ -137,6 +154,31 @@ async def run(
     await asyncio.gather(*(client() for _ in range(clients)))
     result.seconds = round(time.monotonic() - began, 3)
     return result
+
+
+@contextlib.contextmanager
+def running(
+    url: str, *, close: bool, clients: int = 16, prefix: Sequence[str] = ()
+) -> Iterator[Result]:
+    """Send requests, from a process of its own, while the body runs; `prefix` runs that process.
+
+    The body begins when the first request has got its answer or was lost.
+    """
+    command = [*prefix, sys.executable, "-B", __file__, url, "--clients", str(clients)]
+    command += ["--seconds", str(LONGEST_S), *(["--close"] if close else [])]
+    result = Result()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        yield result
+    finally:
+        process.terminate()
+        try:
+            output, _ = process.communicate(timeout=2 * TIMEOUT_S)
+        finally:
+            process.kill()
+    vars(result).update(json.loads(output.removeprefix(f"{LOADED}\n")))
 
 
 async def _main(arguments: argparse.Namespace) -> None:
@@ -148,6 +190,7 @@ async def _main(arguments: argparse.Namespace) -> None:
         seconds=arguments.seconds,
         close=arguments.close,
         stop=stop,
+        on_loaded=lambda: print(LOADED, flush=True),
     )
     print(result.to_json())
 

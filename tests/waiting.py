@@ -9,7 +9,7 @@ TIMEOUT_S = 20.0
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
+def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = TIMEOUT_S) -> T:
     """Return the first true value of `condition`; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import instances
-import loads
+import load
 import processes
+import wrk
 from instances import ServerFailed, running
 from options import Effort
 from servers import FASTAPI, Kind, Server
@@ -42,11 +43,11 @@ def throughput(server: Server, effort: Effort) -> Sample:
     sample = Sample()
     works = {"keep-alive": ("/", False), "close": ("/", True), "cpu": ("/cpu", False)}
     with running(server, workers=WORKERS) as instance:
-        loads.wrk(f"{instance.url}/", seconds=1, close=False)
+        wrk.rate(f"{instance.url}/", seconds=1, close=False)
         # V8 compiles the accepting path late: Node's rate still doubles over these seconds.
-        loads.wrk(f"{instance.url}/", seconds=3, close=True)
+        wrk.rate(f"{instance.url}/", seconds=3, close=True)
         for name, (path, close) in works.items():
-            rate = loads.wrk(instance.url + path, seconds=effort.load_s, close=close)
+            rate = wrk.rate(instance.url + path, seconds=effort.load_s, close=close)
             sample.figures[name] = rate.per_s
             sample.figures[f"{name} p99"] = rate.p99_ms
             sample.figures[f"{name} errors"] = rate.errors
@@ -61,9 +62,7 @@ def reload(server: Server, effort: Effort) -> Sample:
         with running(server, workers=WORKERS) as instance:
             workers = instance.wait_for_workers()
             clients = LOSS_CLIENTS["reload"]
-            with loads.counting_losses(
-                f"{instance.url}/wait", clients=clients, close=close
-            ) as losses:
+            with load.running(f"{instance.url}/wait", clients=clients, close=close) as losses:
                 try:
                     for _ in range(RELOADS):
                         time.sleep(PAUSE_S)
@@ -86,9 +85,7 @@ def kill(server: Server, effort: Effort) -> Sample:
         with running(server, workers=WORKERS) as instance:
             workers = instance.wait_for_workers()
             clients = LOSS_CLIENTS["kill"]
-            with loads.counting_losses(
-                f"{instance.url}/wait", clients=clients, close=close
-            ) as losses:
+            with load.running(f"{instance.url}/wait", clients=clients, close=close) as losses:
                 try:
                     for turn in range(KILLS):
                         time.sleep(PAUSE_S)
@@ -127,7 +124,7 @@ def memory(server: Server, effort: Effort) -> Sample:
     """MiB (PSS) of four workers that have imported a FastAPI app and answered requests."""
     del effort
     with running(server, workers=MEMORY_WORKERS, app=FASTAPI) as instance:
-        loads.wrk(f"{instance.url}/items/7", seconds=2, close=True)
+        wrk.rate(f"{instance.url}/items/7", seconds=2, close=True)
         workers = instance.wait_for_workers()
         if len(workers) != MEMORY_WORKERS:
             raise ServerFailed(f"{len(workers)} of {MEMORY_WORKERS} workers answer")

@@ -1,49 +1,23 @@
 """A running `sdcluster run`, as the tests reach it: its log, its control socket, its signals."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import load
+from waiting import TIMEOUT_S, wait_until
 
 from sdcluster.client import Master
 from sdcluster.errors import ControlError
 
-TIMEOUT_S = 20.0
-LOAD = Path(__file__).resolve().parent.parent / "load.py"
+__all__ = ["TIMEOUT_S", "Instance", "sdcluster", "wait_until"]
+
 ACTIVATE = Path(__file__).resolve().parent / "activate.py"
-
-T = TypeVar("T")
-
-
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
-    """Return the first true value of `condition`; fail after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.01)
-
-
-class Load:
-    """What the load client has counted; complete once the load has ended."""
-
-    requests = 0
-    lost = 0
-    errors: Mapping[str, int] = {}
-    by_body: Mapping[str, int] = {}
-
-    def read(self, text: str) -> None:
-        """Take the client's output over."""
-        vars(self).update(json.loads(text))
 
 
 class Instance:
@@ -181,27 +155,11 @@ class Instance:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    @contextlib.contextmanager
     def under_load(
         self, *, close: bool, clients: int = 16, path: str = "", url: str = ""
-    ) -> Iterator[Load]:
+    ) -> contextlib.AbstractContextManager[load.Result]:
         """Send requests while the body runs; the counts are there when it has ended."""
-        load = Load()
-        command = [sys.executable, str(LOAD), (url or self.url) + path, "--clients", str(clients)]
-        command += ["--seconds", "300", *(["--close"] if close else [])]
-        client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            wait_until(lambda: self._requests() > 0 or client.poll() is not None, "the load")
-            yield load
-        finally:
-            client.terminate()
-            output, _ = client.communicate(timeout=40)
-        load.read(output)
-
-    def _requests(self) -> int:
-        with contextlib.suppress(ControlError):
-            return sum(one["connections"] + one["requests"] for one in self.status()["workers"])
-        return 0
+        return load.running((url or self.url) + path, close=close, clients=clients)
 
 
 def sdcluster(

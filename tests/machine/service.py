@@ -3,15 +3,12 @@
 import contextlib
 import json
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+import load
 from machine import Machine
 from waiting import TIMEOUT_S, wait_until
-
-LOAD = Path(__file__).resolve().parent.parent / "load.py"
 
 HELLO = """
 import os
@@ -28,17 +25,9 @@ async def app(scope, receive, send):
 """An ASGI app that answers with its version and pid."""
 
 
-class Load:
-    """What the load client has counted; complete once the load has ended."""
-
-    requests = 0
-    lost = 0
-    errors: Mapping[str, int] = {}
-    by_body: Mapping[str, int] = {}
-
-    def versions(self) -> set[str]:
-        """Return the first words of the answers."""
-        return {body.split()[0] for body in self.by_body}
+def versions(result: load.Result) -> set[str]:
+    """Return the first words of the answers."""
+    return {body.split()[0] for body in result.by_body}
 
 
 class Service:
@@ -121,24 +110,12 @@ class Service:
         command = ("journalctl", "--no-pager", "-u", self.unit, "-u", self.socket)
         return self.vm.run(*command, check=False).stdout
 
-    @contextlib.contextmanager
-    def under_load(self, *, close: bool, clients: int = 16, path: str = "/") -> Iterator[Load]:
+    def under_load(
+        self, *, close: bool, clients: int = 16, path: str = "/"
+    ) -> contextlib.AbstractContextManager[load.Result]:
         """Send requests while the body runs; the counts are there when it has ended."""
-        load = Load()
         url = f"http://127.0.0.1:{self.port}{path}"
-        command = [*self.vm.on_loopback(), sys.executable, str(LOAD), url]
-        command += ["--clients", str(clients), "--seconds", "300", *(["--close"] if close else [])]
-        client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            wait_until(self._is_loaded, "the load")
-            yield load
-        finally:
-            client.terminate()
-            output, _ = client.communicate(timeout=60)
-        vars(load).update(json.loads(output))
-
-    def _is_loaded(self) -> bool:
-        return any(one["connections"] or one["requests"] for one in self.status()["workers"])
+        return load.running(url, close=close, clients=clients, prefix=self.vm.on_loopback())
 
     def remove(self) -> None:
         """Stop it and forget it."""

@@ -1,7 +1,7 @@
 """`systemctl reload`: new code live without a lost request, broken code without an effect."""
 
 import pytest
-from service import HELLO, Service
+from service import HELLO, Service, versions
 
 NEW = HELLO.replace('"one"', '"two"')
 
@@ -18,7 +18,7 @@ def test_reload_puts_new_code_live_without_a_loss(
     with service.under_load(close=close) as load:
         service.write_app(NEW)
         service.systemctl("reload")
-    assert load.versions() == {"one", "two"}
+    assert versions(load) == {"one", "two"}
     assert load.lost == 0, load.errors
     assert not set(before) & set(service.worker_pids())
     assert service.get().startswith("two")
@@ -47,7 +47,7 @@ def test_broken_code_changes_nothing(service: Service, broken: str, reason: str)
     with service.under_load(close=True) as load:
         service.write_app(broken)
         assert service.systemctl("reload", check=False).returncode != 0
-    assert load.versions() == {"one"}
+    assert versions(load) == {"one"}
     assert load.lost == 0, load.errors
     assert service.show("ActiveState", "SubState") == {
         "ActiveState": "active",
