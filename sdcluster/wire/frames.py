@@ -5,7 +5,7 @@ Mold to master: `Prepared` or `PrepareFailed` once, then `Forked` or `ForkFailed
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
@@ -105,7 +105,8 @@ Report: TypeAlias = Prepared | PrepareFailed | Forked | ForkFailed
 
 def encode(frame: Order | Report) -> bytes:
     """Serialize a frame. Raises `ProtocolError` if it is larger than the channel takes."""
-    data = json.dumps({"kind": type(frame).__name__, **asdict(frame)}).encode()
+    text = json.dumps({"kind": type(frame).__name__, **asdict(frame)}, ensure_ascii=False)
+    data = text.encode("utf-8", "surrogatepass")  # A path need not be UTF-8, see os.fsdecode.
     if len(data) > MAX_FRAME_BYTES:
         raise ProtocolError(f"{type(frame).__name__} frame of {len(data)} bytes")
     return data
@@ -119,10 +120,15 @@ def decode_order(data: bytes) -> Order:
 
 
 def decode_report(data: bytes) -> Report:
-    """Read a frame from a mold. Raises `ProtocolError`."""
+    """Read a frame from a mold, its texts fit for the journal. Raises `ProtocolError`."""
     frame = _decode(data, (Prepared, PrepareFailed, Forked, ForkFailed))
     assert isinstance(frame, (Prepared, PrepareFailed, Forked, ForkFailed))
-    return frame
+    texts: dict[str, Any] = {
+        name: value.encode("utf-8", "replace").decode()
+        for name, value in asdict(frame).items()
+        if isinstance(value, str)
+    }
+    return replace(frame, **texts)
 
 
 def _decode(data: bytes, kinds: tuple[type, ...]) -> object:
@@ -163,7 +169,7 @@ def _value(kind: type, name: str, hint: object, value: object) -> object:
         if value in get_args(hint):
             return value
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if type(value) is float or (type(value) is int and abs(value) <= 2**53):
             return float(value)
     elif type(value) is hint:
         return value

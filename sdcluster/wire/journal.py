@@ -9,10 +9,13 @@ SOCKET_PATH = "/run/systemd/journal/socket"
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """Serialize `fields`. Names are upper-case ASCII, digits and `_`; values are any text."""
+    """Serialize `fields`. Names are upper-case ASCII, digits and `_`; values are any text.
+
+    What is no Unicode in a text is escaped: the journal shows other bytes as a blob.
+    """
     parts: list[bytes] = []
     for name, value in fields.items():
-        data = value.encode("utf-8", "surrogateescape")
+        data = value.encode("utf-8", "backslashreplace")
         if b"\n" in data:
             parts.append(b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data))
         else:

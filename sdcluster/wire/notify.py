@@ -36,10 +36,19 @@ class Notification:
 
 
 def encode(**assignments: str | int) -> bytes:
-    """Build a datagram; newlines inside a value become spaces, as a value is one line."""
-    lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
+    """Build a datagram. A value becomes one line, and is cut where `decode` would cut it.
+
+    Raises `ProtocolError` if they are more than fit, which takes at least four long values.
+    """
+    lines = (f"{key}={_one_line(str(value))}" for key, value in assignments.items())
     data = "\n".join(lines).encode("utf-8", "replace")
-    return data[:MAX_DATAGRAM_BYTES].decode("utf-8", "ignore").encode()
+    if len(data) > MAX_DATAGRAM_BYTES:
+        raise ProtocolError(f"notification of more than {MAX_DATAGRAM_BYTES} bytes")
+    return data
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())[:MAX_STATUS_CHARS]
 
 
 def decode(data: bytes) -> Notification:
