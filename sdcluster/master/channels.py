@@ -15,6 +15,7 @@ from sdcluster.errors import ProtocolError
 from sdcluster.wire import channel, notify
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
 
+_ANCILLARY_BYTES = socket.CMSG_SPACE(channel.MAX_CONNECTIONS_PER_FRAME * array.array("i").itemsize)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -109,15 +110,13 @@ class WorkerChannel:
         connections: list[int] = []
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(
-                    self._theirs,
-                    channel.MAX_CONNECTIONS_PER_FRAME,
-                    channel.MAX_CONNECTIONS_PER_FRAME,
-                    socket.MSG_CMSG_CLOEXEC,
+                # Not socket.recv_fds, which ignores the flag.
+                data, ancillary, _, _ = self._theirs.recvmsg(
+                    channel.MAX_CONNECTIONS_PER_FRAME, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
                 )
             except OSError:
                 break
-            connections.extend(fds)
+            connections.extend(_descriptors(ancillary))
             if not data:
                 break
         self._sent -= len(connections)
@@ -134,9 +133,13 @@ class WorkerChannel:
 
 def close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:
     """Close descriptors that nobody asked for."""
+    for fd in _descriptors(ancillary):
+        os.close(fd)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds = array.array("i")
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-            for fd in fds:
-                os.close(fd)
+    return fds.tolist()

@@ -4,6 +4,7 @@ A worker is forked twice, so that it is no child of the mold's: its parent in be
 the master, being a subreaper, becomes its parent.
 """
 
+import array
 import contextlib
 import faulthandler
 import gc
@@ -95,9 +96,7 @@ class _Mold:
 
     def _serve_one(self) -> bool:
         """Carry one order out; False when there will be none."""
-        data, descriptors, _, _ = socket.recv_fds(
-            self._channel, frames.MAX_FRAME_BYTES + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors = self._receive()
         if not data:
             return False
         order = frames.decode_order(data)
@@ -112,6 +111,17 @@ class _Mold:
             os.close(fd)
         self._channel.send(frames.encode(report))
         return True
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        """Return a frame and its descriptors. `socket.recv_fds` ignores the flag."""
+        descriptors = array.array("i")
+        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * descriptors.itemsize)
+        data, ancillary, _, _ = self._channel.recvmsg(
+            frames.MAX_FRAME_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC
+        )
+        for _, _, more in ancillary:
+            descriptors.frombytes(more[: len(more) - len(more) % descriptors.itemsize])
+        return data, descriptors.tolist()
 
     def _fork(self, order: frames.Fork, descriptors: Sequence[int]) -> int:
         """Fork a worker and return its pid. Raises OSError."""

@@ -47,8 +47,8 @@ async def app(scope, receive, send):
 
 WSGI = """
 def app(environ, start_response):
-    body = environ["wsgi.input"].read()
-    text = f"{environ['REQUEST_METHOD']} {environ['SCRIPT_NAME']} {environ['PATH_INFO']} {len(body)}"
+    told = [environ[name] for name in ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO")]
+    text = " ".join([*told, str(len(environ["wsgi.input"].read()))])
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [text.encode()]
 """
@@ -559,3 +559,20 @@ async def app(scope, receive, send):
         f"{instance.name} 0 3 2",
         f"{instance.name} 1 4 2",
     }
+
+
+def test_children_of_the_app_inherit_no_socket(start: Start) -> None:
+    """A process that the app starts has none of the worker's descriptors."""
+    source = (
+        ANSWER
+        + """
+import subprocess
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    listing = subprocess.run(["ls", "/proc/self/fd"], capture_output=True, close_fds=False)
+    await answer(send, b" ".join(listing.stdout.split()))
+"""
+    )
+    instance = start(source, "--workers", "1", "--scheduling", "shared")
+    assert fetch(instance.address).text == "0 1 2 3"  # The last one is that of the listing.
