@@ -32,8 +32,10 @@ def execute(
         os.dup2(source, target, inheritable=True)
     for index in range(len(listeners)):
         os.set_inheritable(listenfds.FIRST_FD + index, True)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals():
+        # Also those that Python ignores: what is ignored stays so across execve(2).
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     if prepare.exec_ready == "started":
         tell(control, READY=1)
     try:
