@@ -1,6 +1,7 @@
 """The addresses that an app listens on: reading, writing and comparing them."""
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,10 @@ Family = Literal["tcp", "tcp6", "unix"]
 
 MAX_PATH_BYTES = 107
 """sun_path without its closing NUL, see unix(7)."""
+
+_NAME = re.compile(r"[ -9;-~]{0,255}")
+"""What FileDescriptorName= takes, see systemd.socket(5)."""
+_PORT = re.compile(r"[0-9]{1,5}")
 
 FORMS = "HOST:PORT, [IPV6]:PORT, PORT, /PATH or @ABSTRACT"
 
@@ -39,6 +44,10 @@ def parse(text: str, *, name: str = "") -> Address:
 
     A bare port, and `:PORT`, is every address of the machine, IPv4 and IPv6, as in a socket unit.
     """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no name for a socket: ASCII, printable, without ':', at most 255"
+        )
     text = text.strip()
     if text.startswith("unix:"):
         text = text.removeprefix("unix:")
@@ -47,12 +56,13 @@ def parse(text: str, *, name: str = "") -> Address:
     if text.startswith(("/", "@")):
         return _unix(text, name)
     host, _, port_text = text.rpartition(":")
-    if not port_text.isdecimal() or int(port_text) > 65535:
+    if not _PORT.fullmatch(port_text) or int(port_text) > 65535:
         raise ValueError(f"{text!r} is not an address; give {FORMS}")
     port = int(port_text)
     if not host:
         return Address("tcp6", "::", port, "", name)
-    if host.startswith("[") and host.endswith("]"):
+    in_brackets = host.startswith("[") and host.endswith("]")
+    if in_brackets:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{text!r}: write an IPv6 address as [{host}]:{port}")
@@ -64,6 +74,8 @@ def parse(text: str, *, name: str = "") -> Address:
         raise ValueError(
             f"{text!r}: {host!r} is not an IP address; give one, as a socket unit takes no names"
         ) from None
+    if in_brackets and ip.version != 6:
+        raise ValueError(f"{text!r}: {host!r} in brackets is not an IPv6 address")
     return Address("tcp6" if ip.version == 6 else "tcp", str(ip), port, "", name)
 
 
@@ -71,7 +83,7 @@ def _unix(path: str, name: str) -> Address:
     size = len(path.encode())
     if size > MAX_PATH_BYTES:
         raise ValueError(f"{path!r} has {size} bytes; a Unix socket's path has {MAX_PATH_BYTES}")
-    if path in ("/", "@") or "\0" in path:
+    if path in ("/", "@") or any(char < " " for char in path):
         raise ValueError(f"{path!r} is not the path of a socket")
     return Address("unix", "", 0, path, name)
 
@@ -98,4 +110,4 @@ def to_listen_stream(address: Address) -> str:
     """Return the address as ListenStream= takes it, see systemd.socket(5)."""
     if address.family == "tcp6" and address.host == "::":
         return str(address.port)  # Both IPv4 and IPv6, by BindIPv6Only=.
-    return str(address)
+    return str(address).replace("%", "%%")  # A single one would begin a specifier.

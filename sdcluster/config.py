@@ -99,7 +99,7 @@ def load(
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     name = name or path.stem
     folder = path.resolve().parent
@@ -209,8 +209,8 @@ def _listen(value: object) -> tuple[Address, ...]:
 
 def _named(name: object, value: object) -> Address:
     text = str(name)
-    if not text or len(text) > 255 or ":" in text or not text.isprintable():
-        raise ValueError(f"{text!r} is no name for a socket: printable, without ':', at most 255")
+    if not text:
+        raise ValueError("a socket has an empty name; give it one, or write a list of addresses")
     return _address(value, name=text)
 
 

@@ -5,13 +5,14 @@ import os
 from pathlib import Path, PurePosixPath
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def usable() -> int:
     """Return the number of CPUs, at least 1. A quota of 1.5 CPUs counts as 2."""
     count = len(os.sched_getaffinity(0))
     try:
-        groups = Path("/proc/self/cgroup").read_text()
+        groups = OWN_GROUPS.read_text()
     except OSError:
         groups = ""
     quota = cgroup_quota(CGROUP_ROOT, groups)

@@ -28,6 +28,8 @@ def parse_environment_file(text: str) -> dict[str, str]:
             continue
         logical += line
         if logical.strip():
+            if "\0" in logical:
+                raise EnvironmentFileError(f"line {start}: a NUL is in no variable")
             name, value = _assignment(logical.strip(), start)
             variables[name] = value
         logical = ""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from sdcluster import cpus
 from sdcluster.address import Address, parse, to_listen_stream
+from sdcluster.config import check_name
+from sdcluster.errors import ConfigError
 
 CONFIG_FOLDER = Path("/etc/sdcluster")
 
@@ -23,12 +25,13 @@ def main(arguments: Sequence[str], folder: Path = CONFIG_FOLDER) -> int:
         return 64
     for file in sorted(folder.glob("*.toml")):
         try:
-            drop_in = socket_drop_in(tomllib.loads(file.read_text()), source=file)
-        except (OSError, ValueError) as error:
+            check_name(file.stem)
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+            drop_in = socket_drop_in(values, source=file)
+            if drop_in:
+                _write(Path(arguments[0]), file.stem, drop_in)
+        except (OSError, ValueError, RecursionError, ConfigError) as error:
             _log(f"{file}: {error}")
-            continue
-        if drop_in:
-            _write(Path(arguments[0]), file.stem, drop_in)
     return 0
 
 
@@ -46,9 +49,9 @@ def socket_drop_in(values: Mapping[str, object], *, source: Path) -> str:
         # A socket per slot, made by systemd: no other user may add one to the port.
         copies = _workers(values.get("workers", "max"))
         lines.append("ReusePort=yes")
-    lines += [
-        f"ListenStream={to_listen_stream(address)}" for address in addresses for _ in range(copies)
-    ]
+    for address in addresses:
+        line = f"ListenStream={to_listen_stream(address)}"
+        lines += [line] * (1 if address.family == "unix" else copies)  # No two have one path.
     if addresses[0].name:
         # A socket unit has one name for all its sockets.
         lines.append(f"FileDescriptorName={addresses[0].name}")
