@@ -174,10 +174,9 @@ def _app(value: object) -> str:
     module, colon, attribute = text.partition(":")
     attribute = attribute.removesuffix("()")
     parts = [*module.split("."), *attribute.split(".")]
-    if not colon or not all(part.isidentifier() for part in parts):
-        hint = ""
-        if text.endswith(".py") or "/" in text:
-            hint = "; it is a module, not a file"
+    is_file = module.endswith(".py") or "/" in module
+    if is_file or not colon or not all(part.isidentifier() for part in parts):
+        hint = "; it is a module, not a file" if is_file else ""
         raise ValueError(
             f"{_show(value)} is not MODULE:ATTRIBUTE, such as hello:app, or hello:make() for a "
             f"factory{hint}"

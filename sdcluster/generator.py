@@ -16,6 +16,8 @@ from sdcluster.config import check_name
 from sdcluster.errors import ConfigError
 
 CONFIG_FOLDER = Path("/etc/sdcluster")
+KERNEL_LOG = Path("/dev/kmsg")
+"""A generator has no other log."""
 
 
 def main(arguments: Sequence[str], folder: Path = CONFIG_FOLDER) -> int:
@@ -86,9 +88,8 @@ def _write(destination: Path, name: str, drop_in: str) -> None:
 
 
 def _log(text: str) -> None:
-    """Write to the kernel log: a generator has no other."""
     try:
-        with open("/dev/kmsg", "w") as kmsg:
+        with open(KERNEL_LOG, "w", encoding="utf-8") as kmsg:
             kmsg.write(f"<4>sdcluster-generator: {text}\n")
     except OSError:
         pass  # A container without one; the service will say it.

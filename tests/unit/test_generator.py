@@ -16,11 +16,10 @@ def streams(**values: object) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Keep what would be written to the kernel log."""
-    lines: list[str] = []
-    monkeypatch.setattr(generator, "_log", lines.append)
-    return lines
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have a file in place of the kernel log."""
+    monkeypatch.setattr(generator, "KERNEL_LOG", tmp_path / "kmsg")
+    return tmp_path / "kmsg"
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_files_become_drop_ins_for_both_units(tmp_path: Path, folder: Path) -> N
     ids=["syntax", "encoding", "address", "nesting", "name", "long", "space", "newline"],
 )
 def test_broken_file_harms_no_other(
-    tmp_path: Path, folder: Path, log: list[str], name: str, content: bytes
+    tmp_path: Path, folder: Path, log: Path, name: str, content: bytes
 ) -> None:
     """It is told in the kernel log, yields nothing, and the next one has its turn."""
     (folder / name).write_bytes(content)
@@ -150,20 +149,27 @@ def test_broken_file_harms_no_other(
         "sdcluster@shop.socket.d",
         "sdcluster@shop.service.d",
     }
-    assert len(log) == 1 and log[0].startswith(str(folder))
+    assert log.read_text().startswith(f"<4>sdcluster-generator: {folder}/a")
 
 
-def test_file_that_cannot_be_read_harms_no_other(
-    tmp_path: Path, folder: Path, log: list[str]
-) -> None:
+def test_file_that_cannot_be_read_harms_no_other(tmp_path: Path, folder: Path, log: Path) -> None:
     """A link to nowhere is a file for the glob."""
     (folder / "a.toml").symlink_to("nowhere")
     assert main([str(tmp_path)], folder) == 0
-    assert len(log) == 1
+    assert "No such file" in log.read_text()
+
+
+def test_container_without_a_kernel_log_is_no_error(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the service says what is wrong with the file."""
+    monkeypatch.setattr(generator, "KERNEL_LOG", tmp_path / "none" / "kmsg")
+    (folder / "a.toml").write_text("listen")
+    assert main([str(tmp_path)], folder) == 0
 
 
 def test_missing_folder_is_nothing_to_do(tmp_path: Path) -> None:
-    """sdcluster may be installed and not configured."""
+    """The package may be installed and no app configured."""
     assert main([str(tmp_path)], tmp_path / "none") == 0
 
 
