@@ -43,7 +43,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
         self._signals: dict[int, Callable[[], None]] = {}
-        self._running = False
+        self._running = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, READ)
 
@@ -78,9 +78,8 @@ class Loop:
         signal.siginterrupt(number, False)
 
     def run(self) -> None:
-        """Run until `stop`."""
+        """Run until `stop`; not at all when that was before."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        self._running = True
         try:
             while self._running:
                 self._turn()
@@ -88,7 +87,7 @@ class Loop:
             signal.set_wakeup_fd(-1)
 
     def stop(self) -> None:
-        """End `run` after the callback under way."""
+        """End `run` after the callback under way, for good."""
         self._running = False
 
     def _turn(self) -> None:

@@ -57,7 +57,8 @@ class Mold:
                 self._ours.send(frames.encode(self._prepare(listener_names, trial)))
             except (OSError, ProtocolError) as error:
                 self._ours.close()
-                raise SpawnError(f"cannot start {python(config)}: {error}") from error
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise SpawnError(f"cannot execute {python(config)}: {reason}") from error
 
     def _exec(self, channel_fd: int) -> int:
         process = subprocess.Popen(
