@@ -28,9 +28,12 @@ def _import_package() -> None:
 def main() -> None:
     """Become the mold that listens on the channel named in the arguments."""
     if sys.version_info < (3, 11):  # noqa: UP036
+        # Under systemd the prefix gives the journal entry its priority, see sd-daemon(3).
         sys.exit(
-            "<3>sdcluster: {} is Python {}.{}; 3.11 or newer is needed".format(
-                sys.executable, *sys.version_info[:2]
+            "{}sdcluster: {} is Python {}.{}; 3.11 or newer is needed".format(
+                "<3>" if "JOURNAL_STREAM" in os.environ else "",
+                sys.executable,
+                *sys.version_info[:2],
             )
         )
     # In place of this file's folder: the app's, as with `python -m`.
