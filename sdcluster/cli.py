@@ -89,10 +89,18 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
     config = read()
 
     def say_where(addresses: list[str]) -> None:
-        click.echo(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
-        click.echo(f"listening on {', '.join(addresses)}")
+        _say(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
+        _say(f"listening on {', '.join(addresses)}")
 
-    _serve(config, read, on_listening=say_where, on_ready=lambda: click.echo("ready"))
+    _serve(config, read, on_listening=say_where, on_ready=lambda: _say("ready"))
+
+
+def _say(text: str) -> None:
+    try:
+        click.echo(text)
+    except OSError:
+        # Nobody reads it any more: no reason to stop serving, nor to fail at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @main.command()

@@ -5,7 +5,6 @@ SDCLUSTER_ fields that say whom it is about. The workers log for themselves.
 """
 
 import os
-import sys
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 from syslog import LOG_ERR, LOG_INFO, LOG_NOTICE, LOG_WARNING
@@ -99,7 +98,7 @@ class Journal:
         """Write an entry. `detail` is text of several lines, a traceback for one."""
         text = f"{message}\n{detail.rstrip()}" if detail else message
         if not self._native:
-            print(f"sdcluster[{self._name}]: {text}", file=sys.stderr, flush=True)
+            _write_to_stderr(f"sdcluster[{self._name}]: {text}\n")
             return
         fields: dict[str, str | int] = {
             "MESSAGE_ID": kind.value,
@@ -111,6 +110,13 @@ class Journal:
             if value is not None:
                 fields[f"SDCLUSTER_{key.upper()}"] = str(value)
         journal.send(text, **fields)
+
+
+def _write_to_stderr(text: str) -> None:
+    try:
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # Nobody reads it any more: no reason to stop serving.
 
 
 def _stderr_is_journal() -> bool:
