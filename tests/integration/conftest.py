@@ -22,6 +22,7 @@ async def app(scope, receive, send):
 """An ASGI app that answers with its slot and pid."""
 
 Start = Callable[..., Instance]
+Launch = Callable[..., Instance]
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,22 @@ def start(tmp_path: Path) -> Iterator[Start]:
         instance = Instance(command, name=name, cwd=tmp_path, env=environment, pass_fds=pass_fds)
         instances.append(instance)
         return instance.wait_ready() if wait else instance
+
+    yield begin
+    for instance in instances:
+        instance.end()
+        print(f"--- log of {instance.name}\n{instance.log()}")
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Start `sdcluster` with any arguments as the instance `name`, and end it afterwards."""
+    instances: list[Instance] = []
+
+    def begin(*arguments: str, name: str) -> Instance:
+        command = [sys.executable, "-m", "sdcluster", *arguments]
+        instances.append(Instance(command, name=name, cwd=tmp_path, env=os.environ))
+        return instances[-1]
 
     yield begin
     for instance in instances:

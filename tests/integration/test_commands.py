@@ -2,15 +2,12 @@
 
 import json
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, Launch, Start
 from instance import Instance, sdcluster, wait_until
 from web import Answer, connection, fetch, fetch_many
 
@@ -139,16 +136,12 @@ def test_directory_option_is_where_the_app_is(start: Start, tmp_path: Path) -> N
     assert fetch(instance.address).text == f"0 {tmp_path}/elsewhere"
 
 
-def test_instance_is_called_after_its_module(tmp_path: Path) -> None:
+def test_instance_is_called_after_its_module(launch: Launch, tmp_path: Path) -> None:
     """Without `--name` an instance has the name of the app's module."""
     (tmp_path / "shop.py").write_text(HELLO)
-    command = [sys.executable, "-m", "sdcluster", "run", "shop:app", "-l", "127.0.0.1:0"]
-    with subprocess.Popen([*command, "-w", "1"], cwd=tmp_path, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert b": shop, master pid" in process.stdout.readline()
-        wait_until(lambda: b"ready" in (process.stdout or []).readline(), "ready")
-        assert sdcluster("status", "shop").returncode == 0
-        process.terminate()
+    instance = launch("run", "shop:app", "-l", "127.0.0.1:0", "-w", "1", name="shop").wait_ready()
+    assert f": shop, master pid {instance.pid}\n" in instance.log()
+    assert sdcluster("status", "shop").returncode == 0
 
 
 def test_options_override_the_file(start: Start) -> None:
@@ -461,19 +454,15 @@ def test_check_by_name_reads_the_config_folder(
     assert sdcluster("check", "ship").returncode == 78
 
 
-def test_serve_runs_the_named_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_runs_the_named_config(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`serve NAME` serves what NAME.toml says."""
     monkeypatch.setenv("SDCLUSTER_CONFIG_DIR", str(tmp_path))
     (tmp_path / "app.py").write_text(HELLO)
-    listen = f"{tmp_path}/s"
+    listen = f"{tmp_path}/app.sock"
     (tmp_path / "shop.toml").write_text(f'app = "app:app"\nlisten = "{listen}"\nworkers = 1\n')
-    command = [sys.executable, "-m", "sdcluster", "serve", "shop"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        log: list[str] = []
-        reader = threading.Thread(target=lambda: log.extend(process.stderr or []))
-        reader.start()
-        wait_until(lambda: any("ready: 1/1" in line for line in log), "ready")
-        assert fetch(listen).status == 200
-        process.terminate()
-        assert process.wait(10) == 0
-        reader.join()
+    instance = launch("serve", "shop", name="shop")
+    instance.wait_log("ready: 1/1 workers ready")
+    assert fetch(listen).status == 200
+    assert instance.stop() == 0
