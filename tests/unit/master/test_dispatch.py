@@ -1,0 +1,395 @@
+"""Accepting connections and giving them to workers, with fakes for loop, workers and listener."""
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import pytest
+
+from sdcluster.core.balance import MAX_OUTSTANDING
+from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.dispatch import ACCEPTS_PER_TURN, Dispatcher
+from sdcluster.master.loop import Loop, Timer
+from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
+
+
+class FakeLoop:
+    """Watches nothing; the test runs the callbacks."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.timers: list[Timer] = []
+
+    def add(self, fd: int, callback: Callable[[], None]) -> None:
+        """Watch."""
+        assert fd not in self.readers
+        self.readers[fd] = callback
+
+    def remove(self, fd: int) -> None:
+        """Watch no longer."""
+        self.readers.pop(fd, None)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Set a timer."""
+        assert delay_s > 0
+        self.timers.append(Timer(callback))
+        return self.timers[-1]
+
+    def turn(self) -> None:
+        """Say that every watched listener has a connection."""
+        for callback in list(self.readers.values()):
+            callback()
+
+    def wait(self) -> None:
+        """Let all timers go off."""
+        timers, self.timers = self.timers, []
+        for timer in timers:
+            timer._fire()
+
+
+class FakeListener:
+    """Has a backlog of `queue` connections, or errors."""
+
+    def __init__(self, queue: int = 0) -> None:
+        self.queue = queue
+        self.errors: list[OSError] = []
+        self.closed: list[socket.socket] = []
+
+    def fileno(self) -> int:
+        """Return a number."""
+        return 1000
+
+    def accept(self) -> tuple[socket.socket, None]:
+        """Return one end of a pair; the other one tells whether it was closed."""
+        if self.errors:
+            raise self.errors.pop(0)
+        if self.queue == 0:
+            raise BlockingIOError
+        self.queue -= 1
+        accepted, client = socket.socketpair()
+        client.setblocking(False)
+        self.closed.append(client)
+        return accepted, None
+
+
+class FakeWorker:
+    """Takes connections, or not."""
+
+    def __init__(self) -> None:
+        self.frames: list[list[int]] = []
+        self.taken = 0
+        self.open = 0
+        self.error: OSError | None = None
+        self.asked = False
+
+    @property
+    def given(self) -> list[int]:
+        """All connections that it was given, as duplicates of its own."""
+        return [fd for frame in self.frames for fd in frame]
+
+    def outstanding(self) -> int:
+        """Return what it was given and has not taken."""
+        return len(self.given) - self.taken
+
+    def connections(self) -> int:
+        """Return what it has open."""
+        return self.open
+
+    def give(self, connections: Sequence[int]) -> None:
+        """Duplicate them, as passing them does."""
+        assert 0 < len(connections) <= MAX_CONNECTIONS_PER_FRAME
+        if self.error is not None:
+            raise self.error
+        self.frames.append([os.dup(fd) for fd in connections])
+
+    def ask_for_room(self, wanted: bool) -> None:
+        """Take note."""
+        self.asked = wanted
+
+    def take_all(self) -> None:
+        """Take what was given."""
+        self.taken = len(self.given)
+
+
+class Scene:
+    """A dispatcher among fakes."""
+
+    def __init__(self, workers: int, *, queue: int = 0, max_connections: int = 0) -> None:
+        self.loop = FakeLoop()
+        self.listener = FakeListener(queue)
+        self.workers = [FakeWorker() for _ in range(workers)]
+        self.exhausted: list[OSError] = []
+        self.dispatcher = Dispatcher(
+            cast(Loop, self.loop),
+            max_connections=max_connections,
+            on_exhausted=self.exhausted.append,
+        )
+        self.dispatcher.watch(self.socket)
+        for worker in self.workers:
+            self.dispatcher.add(cast(WorkerChannel, worker))
+
+    @property
+    def socket(self) -> socket.socket:
+        """The listener as the dispatcher sees it."""
+        return cast(socket.socket, self.listener)
+
+    def channel(self, index: int) -> WorkerChannel:
+        """A worker as the dispatcher sees it."""
+        return cast(WorkerChannel, self.workers[index])
+
+    def counts(self) -> list[int]:
+        """How many connections each worker was given."""
+        return [len(worker.given) for worker in self.workers]
+
+    def is_paused(self) -> bool:
+        """Whether connections are left in the backlog."""
+        return not self.loop.readers
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.dispatcher.close()
+        for worker in self.workers:
+            for fd in worker.given:
+                os.close(fd)
+        for client in self.listener.closed:
+            client.close()
+
+
+Set = Callable[..., Scene]
+
+
+@pytest.fixture
+def scene() -> Iterator[Set]:
+    """Make scenes, and close them."""
+    scenes: list[Scene] = []
+
+    def make(workers: int, *, queue: int = 0, max_connections: int = 0) -> Scene:
+        scenes.append(Scene(workers, queue=queue, max_connections=max_connections))
+        return scenes[-1]
+
+    yield make
+    for one in scenes:
+        one.close()
+
+
+def test_connections_are_spread_in_turn(scene: Set) -> None:
+    """Also over several turns of the loop."""
+    one = scene(3, queue=4)
+    one.loop.turn()
+    assert one.counts() == [2, 1, 1]
+    one.listener.queue = 1
+    one.loop.turn()
+    assert one.counts() == [2, 2, 1]
+
+
+def test_master_keeps_no_copy_of_a_connection(scene: Set) -> None:
+    """When the worker closes it the client sees the end."""
+    one = scene(1, queue=1)
+    one.loop.turn()
+    client = one.listener.closed[0]
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+    os.close(one.workers[0].frames[0].pop())
+    assert client.recv(1) == b""
+
+
+def test_many_connections_are_given_in_several_frames(scene: Set) -> None:
+    """A frame has a greatest number of descriptors; one worker gets them all here."""
+    one = scene(1, queue=100)
+    one.workers[0].taken = 100  # It is always ahead.
+    one.loop.turn()
+    assert [len(frame) for frame in one.workers[0].frames] == [MAX_CONNECTIONS_PER_FRAME] * 4
+    assert one.listener.queue == 100 - ACCEPTS_PER_TURN and not one.is_paused()
+
+
+def test_backlog_holds_while_there_is_no_worker(scene: Set) -> None:
+    """Nothing is accepted that cannot be given away."""
+    one = scene(0, queue=5)
+    one.loop.turn()
+    assert one.listener.queue == 5 and one.is_paused() and not one.loop.timers
+    worker = FakeWorker()
+    one.workers.append(worker)
+    one.dispatcher.add(cast(WorkerChannel, worker))
+    one.loop.turn()
+    assert one.counts() == [5]
+
+
+def test_backlog_holds_while_all_workers_are_full(scene: Set) -> None:
+    """Each is asked to tell when it has room, and accepting goes on when one does."""
+    one = scene(2, queue=3 * MAX_OUTSTANDING)
+    one.loop.turn()
+    assert one.counts() == [MAX_OUTSTANDING, MAX_OUTSTANDING]
+    assert one.is_paused() and all(worker.asked for worker in one.workers)
+    one.workers[1].take_all()
+    one.dispatcher.room()
+    assert not one.is_paused() and not any(worker.asked for worker in one.workers)
+    one.loop.turn()
+    assert one.counts() == [MAX_OUTSTANDING, 2 * MAX_OUTSTANDING]
+
+
+def test_room_that_nobody_told_is_found_after_a_moment(scene: Set) -> None:
+    """A worker may have taken its connections just before it was asked to tell."""
+    one = scene(1, queue=MAX_OUTSTANDING + 1)
+    one.loop.turn()
+    one.workers[0].take_all()
+    one.loop.wait()
+    one.loop.turn()
+    assert one.counts() == [MAX_OUTSTANDING + 1]
+
+
+def test_room_is_no_news_while_accepting(scene: Set) -> None:
+    """A late X_TAKEN=1 changes nothing."""
+    one = scene(1)
+    one.dispatcher.room()
+    assert not one.is_paused()
+
+
+def test_max_connections_can_change_with_a_generation(scene: Set) -> None:
+    """The new limit holds for the next connection."""
+    one = scene(1, queue=3, max_connections=1)
+    one.workers[0].open = 1
+    one.loop.turn()
+    assert one.counts() == [0]
+    one.dispatcher.set_max_connections(1)
+    one.dispatcher.set_max_connections(3)
+    one.loop.wait()
+    one.loop.turn()
+    assert one.counts() == [2]
+
+
+def test_worker_that_is_removed_gets_nothing_more(scene: Set) -> None:
+    """And removing it twice is harmless."""
+    one = scene(2, queue=2)
+    one.dispatcher.remove(one.channel(0))
+    one.dispatcher.remove(one.channel(0))
+    one.loop.turn()
+    assert one.counts() == [0, 2]
+
+
+def test_connections_of_a_dead_worker_are_given_to_others(scene: Set) -> None:
+    """What a worker had not taken when it died is not lost."""
+    one = scene(3, queue=3)
+    one.loop.turn()
+    one.dispatcher.remove(one.channel(0))
+    one.dispatcher.give_back([one.workers[0].frames[0].pop()])
+    assert one.counts() == [0, 2, 1] or one.counts() == [0, 1, 2]
+
+
+def test_connections_that_came_back_wait_for_a_worker(scene: Set) -> None:
+    """They are older than those in the backlog, and come first."""
+    one = scene(1, queue=1)
+    one.loop.turn()
+    one.dispatcher.remove(one.channel(0))
+    one.dispatcher.give_back([one.workers[0].frames[0].pop()])
+    assert one.is_paused()
+    worker = FakeWorker()
+    one.workers.append(worker)
+    one.dispatcher.add(cast(WorkerChannel, worker))
+    assert one.counts() == [0, 1] and not one.is_paused()
+
+
+def test_worker_whose_channel_is_full_or_dead_loses_no_connection(scene: Set) -> None:
+    """What it could not be given comes back, and is given to another after a moment."""
+    one = scene(2, queue=2)
+    one.workers[0].error = BrokenPipeError()
+    one.loop.turn()
+    assert one.counts() == [0, 1] and one.is_paused()
+    one.dispatcher.remove(one.channel(0))
+    one.loop.wait()
+    assert one.counts() == [0, 2] and not one.is_paused()
+
+
+def test_connection_that_came_back_survives_a_second_dead_worker(scene: Set) -> None:
+    """It is tried again until somebody takes it."""
+    one = scene(1, queue=1)
+    one.workers[0].error = BlockingIOError()
+    one.loop.turn()
+    one.loop.wait()
+    assert one.counts() == [0] and one.is_paused()
+    one.workers[0].error = None
+    one.loop.wait()
+    assert one.counts() == [1]
+
+
+def test_client_that_went_away_in_the_backlog_is_passed_over(scene: Set) -> None:
+    """ECONNABORTED is about one connection."""
+    one = scene(1, queue=1)
+    one.listener.errors = [ConnectionAbortedError()]
+    one.loop.turn()
+    assert one.counts() == [1] and not one.exhausted
+
+
+def test_connections_wait_when_descriptors_are_used_up_and_it_is_told_once(scene: Set) -> None:
+    """Until it gets better; then it is told again the next time."""
+    one = scene(1, queue=1)
+    one.listener.errors = [OSError(errno.EMFILE, "Too many open files")] * 3
+    for _ in range(3):
+        one.loop.turn()
+        assert one.is_paused()
+        one.loop.wait()
+    assert len(one.exhausted) == 1
+    one.loop.turn()
+    assert one.counts() == [1]
+    one.listener.errors = [OSError(errno.ENOMEM, "Out of memory")]
+    one.loop.turn()
+    assert len(one.exhausted) == 2
+
+
+def test_other_error_of_accept_is_tried_again_quietly(scene: Set) -> None:
+    """A network that is down, for one, see accept(2)."""
+    one = scene(1, queue=1)
+    one.listener.errors = [OSError(errno.ENETDOWN, "Network is down")]
+    one.loop.turn()
+    assert one.is_paused() and not one.exhausted
+    one.loop.wait()
+    one.loop.turn()
+    assert one.counts() == [1]
+
+
+def test_listener_that_is_not_watched_is_left_alone(scene: Set) -> None:
+    """Its connections are for somebody else; watching twice is watching once."""
+    one = scene(1, queue=1)
+    one.dispatcher.watch(one.socket)
+    one.dispatcher.unwatch(one.socket)
+    one.dispatcher.unwatch(one.socket)
+    one.loop.turn()
+    assert one.listener.queue == 1 and not one.loop.readers
+    one.dispatcher.watch(one.socket)
+    one.loop.turn()
+    assert one.counts() == [1]
+
+
+def test_listener_watched_during_a_pause_is_accepted_from_after_it(scene: Set) -> None:
+    """And one that is not watched any more, is not."""
+    one = scene(0, queue=1)
+    one.loop.turn()
+    other = FakeListener(queue=1)
+    other.fileno = lambda: 1001  # type: ignore[method-assign]
+    one.dispatcher.watch(cast(socket.socket, other))
+    one.dispatcher.unwatch(one.socket)
+    assert one.is_paused()
+    one.dispatcher.add(cast(WorkerChannel, worker := FakeWorker()))
+    one.workers.append(worker)
+    assert list(one.loop.readers) == [1001]
+    one.loop.turn()
+    assert (one.listener.queue, other.queue) == (1, 0)
+    one.listener.closed += other.closed
+
+
+def test_backlog_of_a_listener_can_be_emptied_before_it_is_closed(scene: Set) -> None:
+    """More than one turn takes, as long as there are workers with room."""
+    one = scene(1, queue=3 * ACCEPTS_PER_TURN)
+    one.workers[0].taken = 10_000
+    one.dispatcher.accept_all(one.socket)
+    assert one.listener.queue == 0 and one.counts() == [3 * ACCEPTS_PER_TURN]
+
+
+def test_closed_dispatcher_closes_what_nobody_took(scene: Set) -> None:
+    """The client sees the end."""
+    one = scene(1, queue=1)
+    one.workers[0].error = BrokenPipeError()
+    one.loop.turn()
+    one.dispatcher.close()
+    assert one.listener.closed[0].recv(1) == b""

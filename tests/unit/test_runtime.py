@@ -1,0 +1,49 @@
+"""Where an instance keeps its control socket."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sdcluster.runtime import control_sockets, directory
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be an ordinary user without any of the variables."""
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
+def test_systemd_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of several folders."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/sdcluster/shop:/run/other")
+    assert directory("shop") == Path("/run/sdcluster/shop")
+
+
+def test_user_has_a_folder_for_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one below /tmp that bears the user's number."""
+    assert directory("shop") == Path("/tmp/sdcluster-1000/shop")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert directory("shop") == Path("/run/user/1000/sdcluster/shop")
+
+
+def test_root_uses_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where systemd would have it as well."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert directory("shop") == Path("/run/sdcluster/shop")
+
+
+def test_client_looks_for_the_service_first_and_for_each_place_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client does not know how the instance was started."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert control_sockets("shop") == [
+        Path("/run/sdcluster/shop/control"),
+        Path("/run/user/1000/sdcluster/shop/control"),
+        Path("/tmp/sdcluster-1000/shop/control"),
+    ]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert control_sockets("shop").count(Path("/run/sdcluster/shop/control")) == 1
