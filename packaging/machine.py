@@ -118,7 +118,10 @@ class Machine:
             nspawn = int((self.folder / "pid").read_text())
             # With its init killed the machine is down, and nspawn cleans up behind it.
             os.kill(_only_child(nspawn) or nspawn, signal.SIGKILL)
-            _wait_for_end(nspawn)
+            if self._nspawn is not None:
+                self._nspawn.wait(END_TIMEOUT_S)
+            else:
+                _wait_for_end(nspawn)
         roots.unmount_overlay(self.folder)
         _remove_cgroup(self._cgroup())
 
@@ -176,15 +179,12 @@ class Machine:
 
 
 def _wait_for_end(pid: int) -> None:
-    """Wait until a process, a child of this one or not, is gone."""
+    """Wait until a process that is no child of this one is gone. Raises `MachineError`."""
     deadline = time.monotonic() + END_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        if not Path(f"/proc/{pid}").exists():
-            return
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            raise MachineError(f"process {pid} does not end")
         time.sleep(0.02)
-    raise MachineError(f"process {pid} does not end")
 
 
 def _remove_cgroup(group: Path) -> None:

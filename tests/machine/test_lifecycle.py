@@ -88,7 +88,7 @@ def test_a_killed_master_is_replaced_and_only_what_was_in_flight_is_lost(service
         service.vm.run("kill", "-KILL", str(before))
         service.wait_show(NRestarts="1", ActiveState="active")
     assert service.pid != before
-    assert load.requests > 100
+    assert len(load.by_body) > 2  # Old workers have answered, and new ones.
     assert load.lost <= 8, load.errors
 
 
