@@ -1,6 +1,7 @@
 """The commands: what `run` takes and prints, its signals, and those that ask a running master."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -249,6 +250,17 @@ def test_scale_signals_add_and_remove_a_worker(start: Start) -> None:
     assert instance.status()["wanted"] == 1
 
 
+def test_ctrl_c_drains_as_well(start: Start, tmp_path: Path) -> None:
+    """SIGINT for the whole process group, as a terminal sends it, is the master's business."""
+    instance = start(GATED, "--workers", "2", prefix=("setsid",))
+    answer = gated_request(instance, tmp_path)
+    os.killpg(instance.pid, signal.SIGINT)
+    instance.wait_log("stopping: the workers drain")
+    (tmp_path / "go").touch()
+    assert answer.result().text == "done"
+    assert instance.wait() == 0
+
+
 def test_stop_before_it_is_ready_ends_it(start: Start, tmp_path: Path) -> None:
     """SIGTERM while the app is still being imported ends everything, without an error."""
     source = "import time\nopen('importing', 'w').close()\ntime.sleep(100)\n"
@@ -272,6 +284,16 @@ def test_status_shows_a_table(start: Start) -> None:
     assert second == f"listening on {instance.address}, round-robin"
     assert header.split()[:5] == ["slot", "worker", "pid", "gen", "state"]
     assert [row.split()[2] for row in rows] == [str(pid) for pid in instance.worker_pids()]
+
+
+def test_status_has_a_line_for_each_worker_in_a_pipe(start: Start) -> None:
+    """However narrow the terminal was, what a pipe gets is not wrapped."""
+    instance = start(HELLO, "--workers", "2")
+    assert instance.reload().returncode == 0
+    instance.wait_status(lambda status: len(status["workers"]) == 2, "the old workers are gone")
+    _, _, _, *rows = sdcluster("status", instance.name, env={"COLUMNS": "40"}).stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["0", "1"]
+    assert all(row.endswith("reload, exit status 0") for row in rows)
 
 
 def test_status_json_has_the_workers_and_the_last_exits(start: Start) -> None:
