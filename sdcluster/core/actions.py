@@ -121,7 +121,11 @@ class BeginRollback:
 
 @dataclass(frozen=True, slots=True)
 class EndReload:
-    """The reload is over. `failure` says why the old generation serves on; empty on success."""
+    """The reload is over. `failure` says why it did not succeed; empty when it did.
+
+    After a failure the old generation serves on, or is about to. The one exception says so in
+    `failure`: with slots moved and the old mold dead, the new generation stays.
+    """
 
     generation: Generation
     cause: ReloadCause

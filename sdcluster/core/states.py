@@ -138,7 +138,7 @@ class SlotRecord:
     worn: bool = False
     """The serving worker is due to be recycled."""
     tried: bool = False
-    """A worker here has failed to become ready."""
+    """A worker here has failed to become ready, since the boot or the rollback began."""
 
     @property
     def in_transition(self) -> bool:

@@ -10,6 +10,12 @@ in which `_settle` applies them after every event:
 5. Slots are added or removed (`_resize`).
 6. Empty slots are filled, all at once (`_fill`).
 7. One slot, and never two, has its serving worker replaced by choice (`_replace_one`).
+
+How a reload ends, and each one does (`_advance`, `_fail_reload`): with success once every wanted
+slot has served the new generation for a while; with a failure when nothing had moved; with a
+failure after the rollback, when each moved slot is back or has tried to come back; with a failure
+and the new generation when the old one's mold is dead. Slots that do not serve what they want by
+then are brought there by rules 6 and 7, outside of any reload.
 """
 
 from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from sdcluster.core import events as ev
-from unit.core.world import World
+from unit.core.world import MAX_RELOAD_S, World
 
 WALKS = 150
 STEPS = 250
@@ -49,6 +49,17 @@ def test_cluster_recovers_as_soon_as_nothing_fails_any_more() -> None:
         assert all(one.serves and one.generation == current for one in world.workers.values())
 
     walk(range(1000, 1000 + WALKS), end)
+
+
+def test_reload_ends_even_if_no_worker_ever_becomes_ready() -> None:
+    """Neither the new generation nor the old one can hold it up, and the next one has its turn."""
+
+    def end(world: World) -> None:
+        world.tell(ev.ReloadRequested())
+        world.fail(3 * MAX_RELOAD_S)
+        assert not world.is_announced or not world.is_requested
+
+    walk(range(3000, 3000 + WALKS), end)
 
 
 def test_stopping_cluster_always_finishes() -> None:

@@ -23,6 +23,8 @@ from sdcluster.core.states import (
 from sdcluster.core.supervisor import Supervisor
 
 MAX_WORKERS = 5
+MAX_RELOAD_S = 600.0
+"""What no reload of that many workers can take, with the time limits of `World`."""
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class World:
         """What happened, for the message of a failed check."""
         self.is_announced = self.is_stopping = self.is_finished = False
         self.reload: Generation | None = None
+        self.reload_began = 0.0
         self.cause = ReloadCause.REQUEST
         self.is_requested = False
         """A reload was asked for and has not begun."""
@@ -239,7 +242,7 @@ class World:
 
     def _begin_reload(self, generation: Generation, cause: ReloadCause) -> None:
         assert self.reload is None and self.is_announced and not self.is_stopping
-        self.reload, self.cause = generation, cause
+        self.reload, self.cause, self.reload_began = generation, cause, self.now
         self._rolls_back = self._rollback_fails = False
         if cause is ReloadCause.REQUEST:
             assert self.is_requested, "nobody asked for it"
@@ -336,7 +339,9 @@ class World:
         facts: list[ev.Event] = []
         for generation in self.molds:
             facts.append(ev.MoldExited(generation, "SIGSEGV"))
-        for worker in self.workers:
+        for worker, process in self.workers.items():
+            if not process.is_ready:
+                facts.append(ev.ForkFailed(worker, "the mold died before it forked"))
             facts += [
                 ev.WorkerExited(worker, "SIGSEGV"),
                 ev.WorkerFailed(worker, "no database"),
@@ -386,6 +391,26 @@ class World:
             else:
                 return
         raise AssertionError("it goes on for ever")
+
+    def fail(self, seconds: float) -> None:
+        """Let no worker become ready for a while, and see that no reload hangs."""
+        end = self.now + seconds
+        self.kind = True
+        while self.now < end and not self.is_finished:
+            facts = self._due()
+            for index, fact in enumerate(facts):
+                if isinstance(fact, ev.WorkerReady):
+                    facts[index] = ev.WorkerExited(fact.worker, "exit status 1")
+            deadline = self.supervisor.deadline()
+            if facts:
+                self.tell(self.random.choice(facts))
+            elif deadline is not None:
+                self.now = deadline
+                self.tell(ev.TimePassed())
+            else:
+                return
+            lasted_s = self.now - self.reload_began
+            assert self.reload is None or lasted_s < MAX_RELOAD_S, "a reload does not end"
 
     def stop(self) -> None:
         """Stop the cluster, with workers that end only when they are killed."""
