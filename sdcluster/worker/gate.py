@@ -16,7 +16,7 @@ Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
 
 
 class Gate:
@@ -67,8 +67,8 @@ class Gate:
 def _closing(send: Send) -> Send:
     async def closing(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [one for one in message.get("headers", ()) if one[0].lower() != _CLOSE[0]]
-            message = {**message, "headers": [*headers, _CLOSE]}
+            headers = [one for one in message.get("headers", ()) if one[0].lower() != CLOSE[0]]
+            message = {**message, "headers": [*headers, CLOSE]}
         await send(message)
 
     return closing

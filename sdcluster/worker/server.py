@@ -16,7 +16,7 @@ from typing import Any
 from sdcluster.errors import AppError
 from sdcluster.wire.frames import Prepare
 from sdcluster.wire.scoreboard import Field, Scoreboard
-from sdcluster.worker.gate import App, Gate
+from sdcluster.worker.gate import CLOSE, App, Gate
 from sdcluster.worker.intake import Intake
 
 DRAIN_POLL_S = 0.02
@@ -142,6 +142,8 @@ class _Server:
         state = self._uvicorn.server_state
         intake.stop_accepting()
         self._gate.drain()
+        for protocol in state.connections:
+            _announce_close(protocol)
 
         def is_over() -> bool:
             return not (state.connections or state.tasks or intake.opening)
@@ -160,6 +162,17 @@ class _Server:
             await asyncio.sleep(DRAIN_POLL_S)
         for task in list(state.tasks):
             task.cancel()
+
+
+def _announce_close(protocol: Any) -> None:
+    """Have a request under way say `Connection: close` in its response, if that is still to begin.
+
+    The gate sees those that come later. Else the connection would be kept, idle, and then closed
+    without a word.
+    """
+    cycle: Any = getattr(protocol, "cycle", None)
+    if hasattr(cycle, "default_headers"):
+        cycle.default_headers = [*cycle.default_headers, CLOSE]
 
 
 def _telling(cls: Any, on_closed: Callable[[], None]) -> Any:
