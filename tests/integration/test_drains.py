@@ -1,0 +1,336 @@
+"""Workers that leave: whatever they have begun is finished, and nothing keeps them for ever."""
+
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Start
+from instance import Instance, wait_until
+from web import Answer, connection, dial, fetch
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+APP = """
+import asyncio
+import os
+import time
+
+def begun():
+    open(f"begun-{os.getpid()}", "w").close()
+
+async def gate():
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+
+async def http(scope, receive, send):
+    path = scope["path"]
+    headers = []
+    body = str(os.getpid()).encode()
+    if path == "/slow":
+        begun()
+        await gate()
+    if path == "/upload":
+        begun()
+        size = 0
+        more = True
+        while more:
+            message = await receive()
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = str(size).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if path == "/stream":
+        begun()
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+        await gate()
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+    if path == "/huge":
+        begun()
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 100000, "more_body": True})
+    await send({"type": "http.response.body", "body": body})
+    if path == "/after":
+        begun()
+        await gate()
+        open("after", "w").close()
+
+async def websocket(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            open("disconnected", "w").close()
+            return
+        await send({"type": "websocket.send", "text": message["text"]})
+
+async def lifespan(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    if os.path.exists("hang"):
+        time.sleep(1000)
+    open(f"shut-down-{os.getpid()}", "w").close()
+    await send({"type": "lifespan.shutdown.complete"})
+
+async def app(scope, receive, send):
+    await {"http": http, "websocket": websocket, "lifespan": lifespan}[scope["type"]](
+        scope, receive, send
+    )
+"""
+"""An app with requests of many kinds; those that wait go on when the file `go` is there."""
+
+WSGI = """
+import os
+import time
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/slow":
+        open(f"begun-{os.getpid()}", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]
+"""
+
+CONFIG = 'app = "app:app"\nworkers = 1\nreload_probation_s = 0\ndrain_timeout_s = {}\n'
+
+
+class Reload:
+    """A reload of a cluster of one worker, begun and known to be draining the old one."""
+
+    def __init__(self, instance: Instance) -> None:
+        (self.old,) = instance.worker_pids()
+        self.began = time.monotonic()
+        self._instance = instance
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sdcluster", "reload", instance.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        instance.wait_log(f"(pid {self.old}) is retired: reload")
+        assert self._process.poll() is None
+
+    def finish(self) -> float:
+        """Wait for its end, which must be a success; return how long it took."""
+        output, _ = self._process.communicate(timeout=20)
+        assert self._process.returncode == 0, output
+        return time.monotonic() - self.began
+
+
+def begin(instance: Instance, folder: Path, path: str) -> "Future[Answer]":
+    """Send a request and wait until the app has it."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(fetch, instance.address, path)
+    pool.shutdown(wait=False)
+    wait_until(lambda: list(folder.glob("begun-*")), "the request has begun")
+    return future
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Return what comes until the connection is closed; a reset is an error."""
+    data = b""
+    while more := sock.recv(65536):
+        data += more
+    return data
+
+
+@pytest.mark.parametrize("source", [APP, WSGI], ids=["asgi", "wsgi"])
+@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+def test_a_slow_request_is_finished_by_the_worker_that_leaves(
+    start: Start, tmp_path: Path, scheduling: str, source: str
+) -> None:
+    """A request under way is answered by the old worker, while the new one answers others."""
+    config = CONFIG.format(20) + f'scheduling = "{scheduling}"\n'
+    instance = start(source, config=config)
+    answer = begin(instance, tmp_path, "/slow")
+    reload = Reload(instance)
+    # The old worker may accept itself until it has heard that it is to leave.
+    wait_until(lambda: int(fetch(instance.address).text) != reload.old, "the new worker answers")
+    assert not answer.done()
+    (tmp_path / "go").touch()
+    assert int(answer.result().text) == reload.old
+    reload.finish()
+
+
+@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+def test_a_kept_alive_connection_is_answered_once_more(start: Start, scheduling: str) -> None:
+    """The old worker answers with `Connection: close`, and closes only after that."""
+    config = CONFIG.format(20) + f'scheduling = "{scheduling}"\n'
+    instance = start(APP, config=config)
+    with connection(instance.address) as kept:
+        first = kept.fetch()
+        assert "connection" not in first.headers
+        sock = kept.sock
+        reload = Reload(instance)
+        second = kept.fetch()
+        assert second.status == 200
+        assert second.headers["connection"] == "close"
+        assert int(second.text) == reload.old
+        assert sock.fileno() == -1 or sock.recv(1) == b""
+    reload.finish()
+
+
+@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+def test_a_client_that_sends_late_is_answered(start: Start, scheduling: str) -> None:
+    """Who connected before the drain, and sends a request only during it, is answered."""
+    config = CONFIG.format(20) + f'scheduling = "{scheduling}"\n'
+    instance = start(APP, config=config)
+    with dial(instance.address) as sock:
+        instance.wait_status(lambda _: instance.status()["workers"][0]["connections"] == 1)
+        reload = Reload(instance)
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        head, _, _ = read_to_end(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close" in head
+    reload.finish()
+
+
+def test_a_response_that_streams_is_whole(start: Start, tmp_path: Path) -> None:
+    """A response begun before the drain is sent to its end during it."""
+    instance = start(APP, config=CONFIG.format(20))
+    answer = begin(instance, tmp_path, "/stream")
+    reload = Reload(instance)
+    (tmp_path / "go").touch()
+    assert len(answer.result().body) == 200_000 + len(str(reload.old))
+    reload.finish()
+
+
+def test_an_upload_is_taken_to_its_end(start: Start, tmp_path: Path) -> None:
+    """A request whose body is still coming is read and answered during the drain."""
+    instance = start(APP, config=CONFIG.format(20))
+    with dial(instance.address) as sock:
+        sock.sendall(b"POST /upload HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n")
+        sock.sendall(b"x" * 50_000)
+        wait_until(lambda: list(tmp_path.glob("begun-*")), "the request has begun")
+        reload = Reload(instance)
+        sock.sendall(b"x" * 50_000)
+        head, _, body = read_to_end(sock).partition(b"\r\n\r\n")
+        assert b"\r\nconnection: close" in head
+        assert body.endswith(b"100000\r\n0\r\n\r\n")
+    assert reload.finish() < 4  # Not only when a timer for idle connections is over.
+
+
+def test_a_kept_alive_request_under_way_is_the_last_of_its_connection(
+    start: Start, tmp_path: Path
+) -> None:
+    """A response whose request came before the drain says `Connection: close` as well."""
+    instance = start(APP, config=CONFIG.format(20))
+    with connection(instance.address) as kept, ThreadPoolExecutor(1) as pool:
+        kept.fetch()
+        answer = pool.submit(kept.fetch, "/slow")
+        wait_until(lambda: list(tmp_path.glob("begun-*")), "the request has begun")
+        reload = Reload(instance)
+        (tmp_path / "go").touch()
+        assert answer.result().headers["connection"] == "close"
+    assert reload.finish() < 4
+
+
+def test_work_after_the_response_is_finished(start: Start, tmp_path: Path) -> None:
+    """What the app does behind an answered request keeps its worker until it is done."""
+    instance = start(APP, config=CONFIG.format(20))
+    begin(instance, tmp_path, "/after").result()
+    reload = Reload(instance)
+    assert not (tmp_path / "after").exists()
+    (tmp_path / "go").touch()
+    reload.finish()
+    assert (tmp_path / "after").exists()
+
+
+def test_the_lifespan_is_shut_down(start: Start, tmp_path: Path) -> None:
+    """A worker that leaves lets the app shut down, by a reload as well as by a stop."""
+    instance = start(APP, config=CONFIG.format(20))
+    (old,) = instance.worker_pids()
+    assert instance.reload().returncode == 0
+    assert (tmp_path / f"shut-down-{old}").exists()
+    (new,) = instance.worker_pids()
+    assert instance.stop() == 0
+    assert (tmp_path / f"shut-down-{new}").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"GET / HTTP/1.1\r\nHost: te", b"POST /upload HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"],
+    ids=["silent", "half-head", "half-body"],
+)
+def test_a_client_that_never_finishes_is_closed_at_the_deadline(start: Start, data: bytes) -> None:
+    """At `drain_timeout_s` such connections are closed, and the reload goes on."""
+    instance = start(APP, config=CONFIG.format(0.5))
+    with dial(instance.address) as sock:
+        sock.sendall(data)
+        instance.wait_status(lambda _: instance.status()["workers"][0]["connections"] == 1)
+        reload = Reload(instance)
+        assert 0.4 < reload.finish() < 3
+        answer = read_to_end(sock)
+        assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 500 "))
+    assert "1 connections are open at the drain deadline" in instance.log()
+    assert "SIGKILL" not in instance.log()
+
+
+def test_a_client_that_never_reads_is_closed_at_the_deadline(start: Start, tmp_path: Path) -> None:
+    """A response that nobody takes does not keep the worker."""
+    instance = start(APP, config=CONFIG.format(0.5))
+    with dial(instance.address) as sock:
+        sock.sendall(b"GET /huge HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until(lambda: list(tmp_path.glob("begun-*")), "the request has begun")
+        reload = Reload(instance)
+        assert reload.finish() < 5
+    assert "SIGKILL" not in instance.log()
+
+
+def test_a_websocket_is_closed_at_the_deadline(start: Start, tmp_path: Path) -> None:
+    """It works until `drain_timeout_s`, then gets the close code for a restart, 1012."""
+    instance = start(APP, config=CONFIG.format(1))
+    with connect(f"ws://{instance.address}/") as websocket:
+        websocket.send("before")
+        assert websocket.recv(5) == "before"
+        reload = Reload(instance)
+        websocket.send("during")
+        assert websocket.recv(5) == "during"
+        with pytest.raises(ConnectionClosed) as closed:
+            websocket.recv(5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    assert 0.9 < reload.finish() < 4
+    assert (tmp_path / "disconnected").exists()
+    assert "SIGKILL" not in instance.log()
+
+
+def test_a_websocket_that_the_client_closes_lets_the_worker_go(start: Start) -> None:
+    """The worker leaves as soon as its last WebSocket is closed, long before the deadline."""
+    instance = start(APP, config=CONFIG.format(20))
+    with connect(f"ws://{instance.address}/") as websocket:
+        websocket.send("hello")
+        assert websocket.recv(5) == "hello"
+        reload = Reload(instance)
+    assert reload.finish() < 5
+
+
+def test_an_app_that_does_not_shut_down_is_killed(start: Start, tmp_path: Path) -> None:
+    """A lifespan shutdown that hangs ends with SIGKILL, and the reload succeeds."""
+    instance = start(APP, config=CONFIG.format(0.5))
+    (tmp_path / "hang").touch()
+    reload = Reload(instance)
+    assert reload.finish() < 8
+    assert "did not end within its drain time: SIGKILL" in instance.log()
+    (tmp_path / "hang").unlink()
+
+
+def test_a_second_sigterm_ends_the_drain(start: Start, tmp_path: Path) -> None:
+    """The first SIGTERM to the master waits for the slow request, the second one does not."""
+    instance = start(APP, config=CONFIG.format(20))
+    begin(instance, tmp_path, "/slow")
+    instance.process.terminate()
+    instance.wait_log("stopping: the workers drain")
+    assert instance.status()["state"] == "stopping"
+    instance.process.terminate()
+    assert instance.wait(5) == 0
+    assert "is stopped at once: SIGKILL" in instance.log()
+    assert not instance.processes()
