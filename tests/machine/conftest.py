@@ -3,7 +3,6 @@
 pytest tests/machine --release=trixie
 """
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -19,15 +18,17 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the release be chosen."""
+    """Let the release be chosen, and a package that is there already."""
+    parser.addoption("--deb", type=Path)
     parser.addoption("--release", choices=roots.RELEASES, default=roots.RELEASES[0])
 
 
 @pytest.fixture(scope="session")
-def deb() -> Iterator[Path]:
-    """Build the package, unless SDCLUSTER_DEB names one."""
-    if given := os.environ.get("SDCLUSTER_DEB"):
-        yield Path(given)
+def deb(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return the package; build it unless it was given."""
+    given: Path | None = request.config.getoption("--deb")
+    if given:
+        yield given
         return
     with tempfile.TemporaryDirectory() as folder:
         yield package.build(CHECKOUT, Path(folder))
