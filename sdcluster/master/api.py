@@ -15,6 +15,10 @@ from sdcluster.wire import varlink
 from sdcluster.wire.scoreboard import Field
 
 _SERVICE = varlink.SERVICE_INTERFACE
+_DESCRIPTIONS = {
+    _SERVICE: varlink.SERVICE_DESCRIPTION,
+    varlink.INTERFACE: varlink.DESCRIPTION,
+}
 
 
 class Api:
@@ -41,11 +45,15 @@ class Api:
     def handle(self, client: Client, call: varlink.Call) -> None:
         """Answer a call."""
         method = self._methods.get(call.method)
-        if method is None:
+        interface = call.method.rpartition(".")[0]
+        if method is not None:
+            method(client, call)
+        elif interface in _DESCRIPTIONS:
             error = varlink.METHOD_NOT_FOUND
             client.send(varlink.Reply({"method": call.method}, error=error))
         else:
-            method(client, call)
+            error = varlink.INTERFACE_NOT_FOUND
+            client.send(varlink.Reply({"interface": interface}, error=error))
 
     # Methods.
 
@@ -57,15 +65,17 @@ class Api:
                     "product": "sdcluster",
                     "version": __version__,
                     "url": "",
-                    "interfaces": [_SERVICE, varlink.INTERFACE],
+                    "interfaces": list(_DESCRIPTIONS),
                 }
             )
         )
 
     def _get_description(self, client: Client, call: varlink.Call) -> None:
         interface = call.parameters.get("interface")
-        if interface == varlink.INTERFACE:
-            client.send(varlink.Reply({"description": varlink.DESCRIPTION}))
+        if not isinstance(interface, str):
+            self._invalid(client, "interface")
+        elif interface in _DESCRIPTIONS:
+            client.send(varlink.Reply({"description": _DESCRIPTIONS[interface]}))
         else:
             error = varlink.INTERFACE_NOT_FOUND
             client.send(varlink.Reply({"interface": interface}, error=error))

@@ -20,8 +20,12 @@ MAX_CLIENTS = 32
 READ_BYTES = 16 * 1024
 MAX_WAITING_BYTES = 256 * 1024
 """Replies a client may leave unread before it is dropped."""
-PATIENCE_S = 10.0
+MAX_WAITING_CALLS = 64
+"""Calls a client may send before the answer to the first one; nobody has that much to ask."""
+PATIENCE_S = 5.0
 """How long a client may take to send a whole call."""
+EXHAUSTED_RETRY_S = 0.5
+"""How long to leave clients in the backlog when descriptors or memory are used up."""
 
 _UCRED = struct.Struct("3i")
 
@@ -34,7 +38,7 @@ class ControlServer:
     def __init__(self, loop: Loop, folder: Path) -> None:
         """Create the socket `control` in `folder`. Raises `ListenError`."""
         self._loop = loop
-        self._clients: set[Client] = set()
+        self._clients: dict[Client, None] = {}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -54,13 +58,38 @@ class ControlServer:
     def _accept(self, handler: Handler) -> None:
         try:
             connection, _ = self._listener.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # The client has gone already.
         except OSError:
-            return  # Gone already, or out of descriptors: the client waits in the backlog.
-        if len(self._clients) >= MAX_CLIENTS or _peer_uid(connection) not in (0, os.geteuid()):
+            self._pause(handler)
+            return
+        if _peer_uid(connection) not in (0, os.geteuid()) or not self._has_room():
             connection.close()
             return
         connection.setblocking(False)
-        self._clients.add(Client(self._loop, connection, handler, self._clients.discard))
+        self._clients[Client(self._loop, connection, handler, self._forget)] = None
+
+    def _pause(self, handler: Handler) -> None:
+        """Leave clients in the backlog for a while: the listener stays ready, and we would spin."""
+        fd = self._listener.socket.fileno()
+        self._loop.remove(fd)
+
+        def resume() -> None:
+            if self._listener.socket.fileno() == fd:  # Else it has been closed.
+                self.answer(handler)
+
+        self._loop.call_later(EXHAUSTED_RETRY_S, resume)
+
+    def _has_room(self) -> bool:
+        """Drop the oldest client that waits for nothing, if there are too many."""
+        if len(self._clients) >= MAX_CLIENTS:
+            idle = next((client for client in self._clients if not client.is_busy), None)
+            if idle is not None:
+                idle.close()
+        return len(self._clients) < MAX_CLIENTS
+
+    def _forget(self, client: "Client") -> None:
+        self._clients.pop(client, None)
 
     def close(self) -> None:
         """Send what can be sent, then close the socket and its clients."""
@@ -87,27 +116,40 @@ class Client:
         self._splitter = varlink.Splitter()
         self._calls: list[bytes] = []
         self._busy = False
+        self._silent = False
+        """The call under way is `oneway`: it wants no reply."""
+        self._ended = False
+        """The client has closed its sending side; it may still read."""
         self._output = b""
         self._closed = False
         self._patience: Timer = loop.call_later(PATIENCE_S, self.close)
+        self._events = READ
         loop.add(connection.fileno(), self._ready, READ)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it waits for an answer."""
+        return self._busy
 
     def send(self, reply: varlink.Reply) -> None:
         """Answer the call under way; it is over with the first reply that does not continue."""
         if self._closed:
             return
-        self._output += varlink.encode(reply)
+        if not self._silent:
+            self._output += varlink.encode(reply)
         if not reply.continues:
             self._busy = False
             self._patience = self._loop.call_later(PATIENCE_S, self.close)
         self._flush()
-        if not self._closed and not reply.continues:
+        if not reply.continues:
             self._next_call()
 
     def _ready(self) -> None:
         if self._output:
             self._flush()
-        if not self._closed:
+        elif self._ended:
+            self.close()  # Nothing but a hang-up is waited for then.
+        if not self._closed and not self._ended:
             self._read()
 
     def _read(self) -> None:
@@ -116,29 +158,31 @@ class Client:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
             self.close()
+            return
+        if not data:
+            self._ended = True
+            self._settle()
             return
         try:
             self._calls += self._splitter.feed(data)
         except ProtocolError:
             self.close()
             return
-        if len(self._calls) > 64:
-            self.close()  # A flood: nobody has that much to ask before the first answer.
+        if len(self._calls) > MAX_WAITING_CALLS:
+            self.close()
             return
         self._next_call()
 
     def _next_call(self) -> None:
-        if self._busy or not self._calls:
+        if self._closed or self._busy or not self._calls:
             return
         try:
             call = varlink.decode_call(self._calls.pop(0))
         except ProtocolError:
             self.close()
             return
-        self._busy = True
+        self._busy, self._silent = True, call.oneway
         self._patience.cancel()
         self._handler(self, call)
 
@@ -154,9 +198,18 @@ class Client:
         if len(self._output) > MAX_WAITING_BYTES:
             self.close()
             return
-        self._loop.remove(self._connection.fileno())
-        events = READ | WRITE if self._output else READ
-        self._loop.add(self._connection.fileno(), self._ready, events)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Watch for what can happen next; close when nothing can."""
+        if self._ended and not (self._busy or self._calls or self._output):
+            self.close()
+            return
+        events = (0 if self._ended else READ) | (WRITE if self._output else 0)
+        if events != self._events:
+            self._events = events
+            self._loop.remove(self._connection.fileno())
+            self._loop.add(self._connection.fileno(), self._ready, events)
 
     def close(self) -> None:
         """Close the connection. Harmless a second time."""

@@ -62,6 +62,32 @@ error Stopping ()
 """
 
 SERVICE_INTERFACE = "org.varlink.service"
+
+SERVICE_DESCRIPTION = """\
+# What every Varlink service says of itself.
+interface org.varlink.service
+
+# Who this is, and which interfaces it has.
+method GetInfo() -> (
+  vendor: string,
+  product: string,
+  version: string,
+  url: string,
+  interfaces: []string
+)
+
+# Describe an interface, in the text that this is.
+method GetInterfaceDescription(interface: string) -> (description: string)
+
+error InterfaceNotFound (interface: string)
+
+error MethodNotFound (method: string)
+
+error MethodNotImplemented (method: string)
+
+error InvalidParameter (parameter: string)
+"""
+
 INVALID_PARAMETER = "org.varlink.service.InvalidParameter"
 METHOD_NOT_FOUND = "org.varlink.service.MethodNotFound"
 INTERFACE_NOT_FOUND = "org.varlink.service.InterfaceNotFound"
