@@ -68,9 +68,10 @@ class Children:
         self._molds[generation] = mold
         self._loop.add(mold.fileno(), lambda: self._read_mold(mold))
 
-    def mold_config(self, generation: Generation) -> Config:
-        """Return the config that a generation was started with."""
-        return self._molds[generation].config
+    def mold_config(self, generation: Generation) -> Config | None:
+        """Return the config that a generation was started with; None when its mold is gone."""
+        mold = self._molds.get(generation)
+        return mold.config if mold is not None else None
 
     def stop_mold(self, generation: Generation) -> None:
         """Let a mold go. Harmless when it is gone."""

@@ -157,11 +157,17 @@ class Chronicle:
         if self.observer:
             self.observer.rolls_back(action)
 
-    def reload_ends(self, action: act.EndReload, status_line: str, *, running: bool) -> None:
-        """Tell which generation serves now."""
+    def reload_ends(
+        self, action: act.EndReload, status_line: str, *, serving: Generation, running: bool
+    ) -> None:
+        """Tell that the generation `serving` serves now."""
         about = About(generation=action.generation)
         if action.failure:
-            text = f"reload failed, the old code serves on: {action.failure}"
+            if serving == action.generation:
+                text = f"generation {serving} serves, as there is no way back"
+            else:
+                text = "the old code serves on" if running else "the cluster stops"
+            text = f"reload failed, {text}: {action.failure}"
             self._journal.write(EventKind.RELOAD_FAILED, text, about)
         else:
             text = f"reload done, generation {action.generation} serves"

@@ -224,10 +224,14 @@ class Cluster:
         self.children.strike(process, number)
 
     def _end_reload(self, action: act.EndReload) -> None:
-        if not action.failure:
-            self.config = self.children.mold_config(action.generation)
-        running = self.supervisor.phase is Phase.RUNNING
-        self._chronicle.reload_ends(action, self.status_line(), running=running)
+        if self.supervisor.current == action.generation:
+            self.config = self.children.mold_config(action.generation) or self.config
+        self._chronicle.reload_ends(
+            action,
+            self.status_line(),
+            serving=self.supervisor.current,
+            running=self.supervisor.phase is Phase.RUNNING,
+        )
 
     def _finish(self, failure: str) -> None:
         if failure:

@@ -45,18 +45,34 @@ def adopt(passed: Sequence[tuple[int, str]], configured: Sequence[Address]) -> l
 
     Raises `ConfigError` when `configured` names addresses and they are not those.
     """
-    listeners = []
-    for fd, name in passed:
-        try:
-            sock = socket.socket(fileno=fd)
-            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            raise ConfigError(f"descriptor {fd} ({name}) is not a socket") from error
-        if sock.type != socket.SOCK_STREAM or not listening:
-            raise ConfigError(f"descriptor {fd} ({name}) is not a listening stream socket")
-        listeners.append(Listener(sock, address_text(sock), name, inherited=True))
-    _check(listeners, configured)
+    listeners: list[Listener] = []
+    try:
+        for fd, name in passed:
+            listeners.append(_adopt(fd, name, configured))
+        _check(listeners, configured)
+    except ConfigError:
+        for listener in listeners:
+            listener.close()
+        raise
     return listeners
+
+
+def _adopt(fd: int, name: str, configured: Sequence[Address]) -> Listener:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as probe:  # Not a stream socket: not to be kept.
+            listening = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            is_stream = probe.type == socket.SOCK_STREAM
+    except OSError as error:
+        raise ConfigError(f"descriptor {fd} ({name}) is not a socket") from error
+    if not listening or not is_stream:
+        raise ConfigError(f"descriptor {fd} ({name}) is not a listening stream socket")
+    listener = Listener(socket.socket(fileno=fd), "", name, inherited=True)
+    listener.address = address_text(listener.socket)
+    for address in configured:
+        # A socket unit has one FileDescriptorName= for all its sockets, `listen` one for each.
+        if address.name and _is(listener, address):
+            listener.name = address.name
+    return listener
 
 
 def _check(listeners: Sequence[Listener], configured: Sequence[Address]) -> None:
@@ -98,10 +114,12 @@ def bind(address: Address, *, reuse_port: bool = False) -> Listener:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
             sock.bind((address.host, address.port))
         sock.listen(BACKLOG)
-    except OSError as error:
+    except (OSError, ListenError) as error:
         if sock is not None:
             sock.close()
-        raise _explain(address, error) from error
+        if isinstance(error, OSError):
+            raise _explain(address, error) from error
+        raise
     return Listener(sock, address_text(sock), address.name, inherited=False, path=path)
 
 

@@ -16,11 +16,6 @@ from sdcluster.master.listeners import Listener, ListenerSet, adopt, bind
 
 ANY_PORT = parse("127.0.0.1:0")
 
-left_to_the_collector = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-"""For sockets that an error leaves open: the master ends with it."""
-
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
@@ -64,6 +59,17 @@ def listener_set(
 
 
 # Bound by the master.
+
+
+def test_adopted_socket_has_the_name_that_the_config_gives_its_address(
+    opened: ExitStack, passed: tuple[int, str]
+) -> None:
+    """A socket unit has one name for all its sockets; `listen` has one for each."""
+    with socket.socket(fileno=os.dup(passed[0])) as sock:
+        port = sock.getsockname()[1]
+    (listener,) = adopt([passed], [parse(f"127.0.0.1:{port}", name="admin")])
+    opened.callback(listener.close)
+    assert listener.name == "admin"
 
 
 def test_tcp_address_is_bound_and_listened_on(opened: ExitStack) -> None:
@@ -110,7 +116,6 @@ def test_unix_socket_that_somebody_listens_on_is_not_replaced(tmp_path: Path) ->
                 bind(address)
 
 
-@left_to_the_collector
 def test_file_in_the_place_of_a_unix_socket_is_not_removed(tmp_path: Path) -> None:
     """It may be somebody's data."""
     path = tmp_path / "data"
@@ -181,7 +186,6 @@ def test_passed_socket_is_made_nonblocking_when_that_is_asked_for(
     assert not os.get_blocking(passed[0])
 
 
-@left_to_the_collector
 def test_descriptor_that_is_no_listening_stream_socket_is_refused(opened: ExitStack) -> None:
     """The socket unit is wrong, and the message says which descriptor."""
     reader, writer = os.pipe()
@@ -195,7 +199,6 @@ def test_descriptor_that_is_no_listening_stream_socket_is_refused(opened: ExitSt
             adopt([(sock.detach(), "http")], [])
 
 
-@left_to_the_collector
 def test_passed_sockets_must_be_the_configured_ones(
     opened: ExitStack, passed: tuple[int, str]
 ) -> None:
