@@ -1,0 +1,70 @@
+"""The manual pages tell of everything there is, and of nothing else."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from sdcluster import __version__, errors
+from sdcluster.cli import main
+from sdcluster.config import KEYS
+
+MANUALS = Path(__file__).resolve().parent.parent.parent / "packaging" / "man"
+COMMAND = (MANUALS / "sdcluster.1").read_text()
+CONFIG = (MANUALS / "sdcluster.toml.5").read_text()
+
+
+def plain(text: str) -> str:
+    r"""Return roff without its fonts and escapes: `\fB\-\-json\fR` is `--json`."""
+    return re.sub(r"\\f[BIR]|\\&", "", text).replace(r"\-", "-")
+
+
+def test_config_manual_has_every_key_and_no_other() -> None:
+    """Each key stands behind `.TP` in bold, once."""
+    tagged = re.findall(r"^\.TP\n\.B ([a-z_]+)$", CONFIG, re.MULTILINE)
+    choices = {"shared", "reuseport"}  # What `scheduling` may be is tagged in the same way.
+    assert sorted(set(tagged) - choices) == sorted(KEYS)
+    assert len(tagged) == len(set(tagged))
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_command_manual_has_every_command_and_option(name: str) -> None:
+    """Each command has a synopsis and a section, each option its own paragraph."""
+    command = main.commands[name]
+    assert f".B sdcluster {name}\n" in COMMAND
+    assert f".SS {name}\n" in COMMAND
+    section = plain(COMMAND.split(f".SS {name}\n")[1].split("\n.S")[0])
+    for option in command.params:
+        if isinstance(option, click.Option):
+            for flag in (*option.opts, *option.secondary_opts):
+                assert flag in section, f"{name} {flag}"
+
+
+def test_command_manual_has_no_option_that_is_gone() -> None:
+    """What the manual calls an option is one."""
+    known = {
+        flag
+        for command in main.commands.values()
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+    }
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", plain(COMMAND)))
+    assert named <= known
+
+
+def test_command_manual_has_every_exit_status() -> None:
+    """Each status that a command ends with is explained, and no other."""
+    statuses = {
+        one.exit_status
+        for one in vars(errors).values()
+        if isinstance(one, type) and issubclass(one, errors.SdclusterError)
+    } - {errors.EX_PROTOCOL}  # What a peer does wrong never ends a command by itself.
+    told = set(re.findall(r"^\.TP\n(\d+)$", COMMAND, re.MULTILINE))
+    assert told == {str(status) for status in (0, errors.EX_USAGE, *statuses)}
+
+
+@pytest.mark.parametrize("manual", [COMMAND, CONFIG], ids=["sdcluster.1", "sdcluster.toml.5"])
+def test_manuals_are_of_this_version(manual: str) -> None:
+    """The title line names the version of the package."""
+    assert f'"sdcluster {__version__}"' in manual.splitlines()[0]
