@@ -16,6 +16,9 @@ from sdcluster.wire import channel, notify
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(channel.MAX_CONNECTIONS_PER_FRAME * array.array("i").itemsize)
+SENSELESS = 1 << 32
+"""More than any worker is given: it gets nothing more."""
+
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -53,8 +56,9 @@ class WorkerChannel:
             self._board_fd = -1
 
     def outstanding(self) -> int:
-        """Return how many connections were given and not taken."""
-        return self._sent - self.board.words[Field.TAKEN]
+        """Return how many connections were given and not taken; `SENSELESS` if that cannot be."""
+        taken = self.board.words[Field.TAKEN]
+        return self._sent - taken if taken <= self._sent else SENSELESS
 
     def connections(self) -> int:
         """Return how many connections the worker has open."""

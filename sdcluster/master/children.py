@@ -14,7 +14,7 @@ from sdcluster.core import events as ev
 from sdcluster.core.states import Generation, Slot, WorkerId
 from sdcluster.errors import ProtocolError, SpawnError
 from sdcluster.master import health
-from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.channels import SENSELESS, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.loop import Loop
 from sdcluster.master.molds import Mold
@@ -274,6 +274,8 @@ class Children:
             self._check(process, now)
 
     def _check(self, process: WorkerProcess, now: float) -> None:
+        if process.channel.outstanding() == SENSELESS and not process.offences:
+            self._offended(process, "its scoreboard says that it took more than it was given")
         figures = process.figures(now)
         worker = WorkerId(process.id)
         reason = health.hung(figures, process.limits, now)
