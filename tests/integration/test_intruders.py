@@ -1,0 +1,132 @@
+"""Apps that meddle with what is between master and worker: they harm themselves alone."""
+
+import re
+
+import pytest
+from conftest import Start
+from instance import Instance, wait_until
+from processes import descriptors
+from web import fetch, fetch_many
+
+MEDDLES = """
+import os
+import socket
+import stat
+
+def channel():
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            found = socket.socket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        if found.family == socket.AF_UNIX and found.type == socket.SOCK_SEQPACKET:
+            return found
+    raise RuntimeError("no channel")
+
+def boards():
+    for name in os.listdir("/proc/self/fd"):
+        if "scoreboard" in os.readlink(f"/proc/self/fd/{name}"):
+            yield int(name)
+
+def send(data, count=1, fds=()):
+    found = channel()
+    found.setblocking(False)
+    for _ in range(count):
+        try:
+            socket.send_fds(found, [data], fds)
+        except BlockingIOError:
+            break
+    found.close()
+
+def junk(path):
+    if path == "/bytes":
+        send(b"\\xff\\xfe\\x00\\x01")
+    if path == "/text":
+        send(b"this is no notification")
+    if path == "/large":
+        send(b"A=" + b"x" * 100_000)
+    if path == "/empty":
+        send(b"")
+    if path == "/flood":
+        send(b"junk", 1000)
+    if path == "/descriptors":
+        send(b"junk", 3, [os.open("/dev/null", os.O_RDONLY) for _ in range(20)])
+    if path == "/valid-with-descriptors":
+        send(b"STATUS=hello", 50, [os.open("/dev/null", os.O_RDONLY) for _ in range(20)])
+    if path == "/ready-again":
+        send(b"READY=1", 50)
+    if path == "/close":
+        channel().shutdown(socket.SHUT_RDWR)
+    if path == "/board":
+        import mmap
+        for line in open("/proc/self/maps"):
+            if "scoreboard" in line:
+                start, end = (int(one, 16) for one in line.split()[0].split("-"))
+                import ctypes
+                ctypes.memset(start, 0xff, end - start)
+
+async def app(scope, receive, send):
+    junk(scope["path"])
+    body = os.environ["SDCLUSTER_SLOT"].encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+"""
+"""An app that finds its worker's channel and scoreboard, and writes to them what it must not."""
+
+
+def ids(instance: Instance) -> dict[int, int]:
+    """Return the id of the worker that serves in each slot."""
+    workers = instance.status()["workers"]
+    return {one["slot"]: one["worker"] for one in workers if one["state"] == "serving"}
+
+
+@pytest.mark.parametrize("path", ["/bytes", "/text", "/large", "/flood", "/descriptors"])
+def test_a_worker_that_sends_junk_is_replaced(start: Start, path: str) -> None:
+    """The log says who broke the protocol; that worker is recycled, and its sibling stays."""
+    instance = start(MEDDLES, config='app = "app:app"\nworkers = 2\nreload_probation_s = 0\n')
+    before, open_before = ids(instance), len(descriptors(instance.pid))
+    with instance.under_load(close=True, clients=4) as load:
+        slot = int(fetch(instance.address, path).text)
+        wait_until(lambda: ids(instance).get(slot, 0) > 2, "the worker is replaced")
+    assert ids(instance)[1 - slot] == before[1 - slot]
+    assert (
+        f"worker {before[slot]} " in re.findall(r"worker .* broke the protocol", instance.log())[0]
+    )
+    assert instance.log().count("broke the protocol") == 1
+    assert load.lost == 0, load.errors
+    instance.wait_status(lambda status: len(status["workers"]) == 2)
+    wait_until(lambda: len(descriptors(instance.pid)) <= open_before, "nothing is left open")
+
+
+@pytest.mark.parametrize("path", ["/valid-with-descriptors", "/ready-again", "/empty"])
+def test_a_worker_that_says_too_much_is_harmless(start: Start, path: str) -> None:
+    """Notifications that make sense are taken, descriptors with them are closed."""
+    instance = start(MEDDLES, "--workers", "2")
+    before, open_before = ids(instance), len(descriptors(instance.pid))
+    assert fetch(instance.address, path).status == 200
+    assert {one.status for one in fetch_many(instance.address, 20)} == {200}
+    assert ids(instance) == before
+    wait_until(lambda: len(descriptors(instance.pid)) <= open_before, "nothing is left open")
+
+
+def test_a_worker_that_shuts_its_channel_down_is_replaced(start: Start) -> None:
+    """A worker that can no longer be reached ends as if retired; the clients notice nothing."""
+    instance = start(MEDDLES, "--workers", "2")
+    with instance.under_load(close=True, clients=4) as load:
+        slot = int(fetch(instance.address, "/close").text)
+        wait_until(lambda: ids(instance).get(slot, 0) > 2, "the worker is replaced")
+    assert load.lost == 0, load.errors
+    assert {one.status for one in fetch_many(instance.address, 20)} == {200}
+
+
+def test_a_worker_that_scribbles_on_its_scoreboard_is_replaced(start: Start) -> None:
+    """It gets nothing more from the moment on that its counters make no sense."""
+    instance = start(MEDDLES, "--workers", "2")
+    before = ids(instance)
+    slot = int(fetch(instance.address, "/board").text)
+    assert {one.text for one in fetch_many(instance.address, 20)} == {str(1 - slot)}
+    wait_until(lambda: ids(instance).get(slot, 0) > 2, "it is replaced")
+    assert f"worker {before[slot]} " in instance.wait_log("took more than it was given")
+    assert ids(instance)[1 - slot] == before[1 - slot]
+    assert {one.status for one in fetch_many(instance.address, 20)} == {200}
