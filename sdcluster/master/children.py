@@ -181,7 +181,7 @@ class Children:
                 channel.close()
             if notify_socket is not None:
                 notify_socket.close()
-            raise SpawnError(f"cannot start a process: {error}") from error
+            raise SpawnError(f"cannot start a process: {error.strerror}") from error
         channel.given()
         process = WorkerProcess(
             worker,
