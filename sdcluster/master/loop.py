@@ -46,6 +46,8 @@ class Loop:
         self._running = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, READ)
+        # From here on, as a signal that comes before `run` is to be heard as well.
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def time(self) -> float:
         """Return the time that `call_at` goes by, in seconds. It never goes back."""
@@ -79,12 +81,8 @@ class Loop:
 
     def run(self) -> None:
         """Run until `stop`; not at all when that was before."""
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        try:
-            while self._running:
-                self._turn()
-        finally:
-            signal.set_wakeup_fd(-1)
+        while self._running:
+            self._turn()
 
     def stop(self) -> None:
         """End `run` after the callback under way, for good."""
@@ -117,6 +115,7 @@ class Loop:
 
     def close(self) -> None:
         """Release the loop's own descriptors and give the signals back."""
+        signal.set_wakeup_fd(-1)
         for number in self._signals:
             signal.signal(number, signal.SIG_DFL)
         self._epoll.close()
