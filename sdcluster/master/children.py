@@ -202,13 +202,15 @@ class Children:
             process.kill(number)
 
     def _forked(self, worker: int, pid: int) -> None:
+        early_exit = self._early_exits.pop(pid, None)
+        if not self._awaits_report():
+            self._early_exits.clear()  # A later worker may get the pid of one that is gone.
         process = self.workers.get(worker)
         if process is None:
             return
-        if pid in self._early_exits:
-            status = exit_text(self._early_exits.pop(pid))
+        if early_exit is not None:
             process.pid = pid
-            self._exited(process, status)
+            self._exited(process, exit_text(early_exit))
         elif not is_child(pid):
             self._never_forked(worker, f"pid {pid} is not a child of the master")
         else:
@@ -330,10 +332,14 @@ class Children:
             if mold.pid == pid:
                 self._mold_gone(mold, exit_text(status))
                 return
-        # An orphan of the app's, adopted as subreaper; or a worker not reported yet.
-        if len(self._early_exits) >= MAX_EARLY_EXITS:
-            self._early_exits.pop(next(iter(self._early_exits)))
-        self._early_exits[pid] = status
+        # An orphan of the app's, adopted as subreaper; or a worker that is not reported yet.
+        if self._awaits_report():
+            if len(self._early_exits) >= MAX_EARLY_EXITS:
+                self._early_exits.pop(next(iter(self._early_exits)))
+            self._early_exits[pid] = status
+
+    def _awaits_report(self) -> bool:
+        return any(mold.pending for mold in [*self._molds.values(), *self._leaving.values()])
 
     def close(self) -> None:
         """End the molds that are left."""
