@@ -115,7 +115,7 @@ def test_a_blocked_event_loop_is_found_and_ended(start: Start) -> None:
     assert load.requests > 500
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", ["round-robin", "reuseport"])
 def test_a_stopped_worker_is_killed(start: Start, scheduling: str) -> None:
     """SIGABRT does nothing to it, SIGKILL does; it loses nothing that it had not taken."""
     config = (
