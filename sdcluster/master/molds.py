@@ -100,8 +100,15 @@ class Mold:
         return self._ours.fileno()
 
     def fork(self, order: frames.Fork, descriptors: Sequence[int]) -> None:
-        """Order a worker. Raises OSError when the mold is dead or does not listen."""
-        socket.send_fds(self._ours, [frames.encode(order)], list(descriptors))
+        """Order a worker. Raises OSError when the mold does not take orders as fast as they come.
+
+        A mold that has died takes the order too: what is pending fails when it is reaped, which
+        tells the true reason.
+        """
+        try:
+            socket.send_fds(self._ours, [frames.encode(order)], list(descriptors))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
         self.pending.add(order.worker)
 
     def read(self) -> frames.Report | None:
