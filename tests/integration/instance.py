@@ -33,6 +33,7 @@ class Instance:
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
+        self._begun: list[subprocess.Popen[str]] = []
         self._log = cwd / f"{name}.log"
         self._mark = f"SDCLUSTER_TEST={cwd}/{name}"
         environment = {**env, "SDCLUSTER_TEST": f"{cwd}/{name}"}
@@ -111,14 +112,27 @@ class Instance:
         return [one["pid"] for one in self.status()["workers"] if one["state"] == "serving"]
 
     def mold_pids(self) -> list[int]:
-        """Return the pids of the molds: the master's children that are no workers."""
+        """Return the pids of the molds: the master's children that lead a session of their own."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        children = {int(word) for word in path.read_text().split()}
-        return sorted(children - {one["pid"] for one in self.status()["workers"]})
+        found = []
+        for pid in map(int, path.read_text().split()):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) == pid:
+                    found.append(pid)
+        return sorted(found)
 
     def reload(self) -> "subprocess.CompletedProcess[str]":
         """Run `sdcluster reload`."""
         return sdcluster("reload", self.name)
+
+    def begin_reload(self) -> "subprocess.Popen[str]":
+        """Run `sdcluster reload` beside the test; what it says comes by `communicate`."""
+        command = [sys.executable, "-m", "sdcluster", "reload", self.name]
+        begun = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._begun.append(begun)
+        return begun
 
     def processes(self) -> list[int]:
         """Return the pids of all its processes, zombies excepted, whoever their parent is."""
@@ -154,6 +168,10 @@ class Instance:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for command in self._begun:
+            command.kill()
+            if command.stdout is not None and not command.stdout.closed:
+                command.communicate()
 
     def under_load(
         self, *, close: bool, clients: int = 16, path: str = "", url: str = ""

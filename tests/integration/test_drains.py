@@ -1,8 +1,6 @@
 """Workers that leave: whatever they have begun is finished, and nothing keeps them for ever."""
 
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -109,12 +107,7 @@ class Reload:
         (self.old,) = instance.worker_pids()
         self.began = time.monotonic()
         self._instance = instance
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "sdcluster", "reload", instance.name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self._process = instance.begin_reload()
         instance.wait_log(f"(pid {self.old}) is retired: reload")
         assert self._process.poll() is None
 
@@ -142,8 +135,11 @@ def read_to_end(sock: socket.socket) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("source", [APP, WSGI], ids=["asgi", "wsgi"])
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize(
+    ("scheduling", "source"),
+    [("round-robin", APP), ("shared", APP), ("reuseport", APP), ("round-robin", WSGI)],
+    ids=["round-robin", "shared", "reuseport", "wsgi"],
+)
 def test_a_slow_request_is_finished_by_the_worker_that_leaves(
     start: Start, tmp_path: Path, scheduling: str, source: str
 ) -> None:

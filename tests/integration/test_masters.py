@@ -117,11 +117,11 @@ def test_an_idle_master_sleeps(start: Start) -> None:
     """It wakes up twice a second at the most, uses next to no processor time and little memory."""
     instance = start(HELLO, "--workers", "2")
     fetch(instance.address)
-    # A second without our own calls, which would wake it; the clock is the only condition here.
+    # Some time without our own calls, which would wake it; the clock is the only condition here.
     before, used, since = wakeups(instance.pid), cpu_s(instance.pid), time.monotonic()
-    wait_until(lambda: time.monotonic() > since + 3, "three seconds")
+    wait_until(lambda: time.monotonic() > since + 2, "two seconds")
     assert (wakeups(instance.pid) - before) / (time.monotonic() - since) <= 2
-    assert cpu_s(instance.pid) - used <= 0.03
+    assert cpu_s(instance.pid) - used <= 0.02
     assert memory_mb(instance.pid) <= 40
 
 

@@ -1,8 +1,6 @@
 """Molds that die or stop: the workers serve on, and a new mold is made and tried out."""
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from os import kill
@@ -32,16 +30,6 @@ async def app(scope, receive, send):
 def version(number: int) -> str:
     """Return the app's source in a version of it."""
     return VERSION.replace("VERSION", f"v{number}")
-
-
-def begin_reload(instance: Instance) -> "subprocess.Popen[str]":
-    """Run `sdcluster reload` beside the test."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "sdcluster", "reload", instance.name],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def generations(instance: Instance) -> set[int]:
@@ -170,7 +158,7 @@ def test_the_new_mold_dies_while_it_loads(start: Start, tmp_path: Path) -> None:
     old_molds = instance.mold_pids()
     (tmp_path / "hold").touch()
     (tmp_path / "app.py").write_text(version(2))
-    reloading = begin_reload(instance)
+    reloading = instance.begin_reload()
     wait_until(lambda: len(instance.mold_pids()) == 2, "the new mold")
     (new,) = set(instance.mold_pids()) - set(old_molds)
     kill(new, signal.SIGKILL)
@@ -188,7 +176,7 @@ def test_the_new_mold_dies_while_workers_are_replaced(start: Start, tmp_path: Pa
     old_molds = instance.mold_pids()
     (tmp_path / "app.py").write_text(version(2))
     with instance.under_load(close=True) as load:
-        reloading = begin_reload(instance)
+        reloading = instance.begin_reload()
         instance.wait_status(lambda _: generations(instance) == {1, 2})
         (new,) = set(instance.mold_pids()) - set(old_molds)
         kill(new, signal.SIGKILL)
@@ -207,7 +195,7 @@ def test_the_old_mold_dies_during_a_reload(start: Start, tmp_path: Path) -> None
     (old,) = instance.mold_pids()
     (tmp_path / "app.py").write_text(version(2))
     with instance.under_load(close=True) as load:
-        reloading = begin_reload(instance)
+        reloading = instance.begin_reload()
         instance.wait_status(lambda _: generations(instance) == {1, 2})
         kill(old, signal.SIGKILL)
         output, _ = reloading.communicate(timeout=20)
@@ -222,7 +210,7 @@ def test_both_molds_die_during_a_reload(start: Start, tmp_path: Path) -> None:
     instance = start(version(1), config=config)
     (tmp_path / "app.py").write_text(version(2))
     with instance.under_load(close=True) as load:
-        reloading = begin_reload(instance)
+        reloading = instance.begin_reload()
         instance.wait_status(lambda _: generations(instance) == {1, 2})
         kill_molds(instance)
         output, _ = reloading.communicate(timeout=20)
@@ -238,7 +226,7 @@ def test_both_molds_die_while_the_reload_is_watched(start: Start, tmp_path: Path
     config = 'app = "app:app"\nworkers = 1\nreload_probation_s = 1\n'
     instance = start(version(1), config=config)
     (tmp_path / "app.py").write_text(version(2))
-    reloading = begin_reload(instance)
+    reloading = instance.begin_reload()
     instance.wait_status(lambda status: status["status"].endswith("watching"))
     kill_molds(instance)
     reloading.communicate(timeout=20)

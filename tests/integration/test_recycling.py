@@ -69,8 +69,10 @@ def in_transition(status: dict[str, Any]) -> set[int]:
     return {one["slot"] for one in status["workers"] if one["state"] != "serving"}
 
 
-@pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize(
+    ("scheduling", "close"),
+    [("round-robin", True), ("round-robin", False), ("shared", False), ("reuseport", True)],
+)
 def test_max_requests_recycles_one_at_a_time_and_loses_nothing(
     start: Start, scheduling: str, close: bool
 ) -> None:
