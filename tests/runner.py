@@ -40,6 +40,7 @@ PACKAGES = {
     "/usr/lib/python3*/ensurepip": "python3-venv",
     "/usr/bin/curl": "curl",
     "/usr/bin/node": "nodejs",
+    "/usr/lib/*/faketime/libfaketime.so.1": "libfaketime",
     "/usr/bin/setpriv": "util-linux",
     "/usr/bin/systemd-socket-activate": "systemd",
 }

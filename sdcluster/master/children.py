@@ -28,7 +28,7 @@ MAX_OFFENCES = 8
 """Frames that break the protocol, after which a worker is not listened to any more."""
 FRAMES_PER_TURN = 32
 MAX_EARLY_EXITS = 64
-MOLD_LEAVE_TIMEOUT_S = 5.0
+MOLD_LEAVE_TIMEOUT_S = 3.0
 """How long a mold that is told to go may take before it is killed."""
 
 

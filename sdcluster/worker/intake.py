@@ -182,13 +182,14 @@ class Intake:
                 self._admitted = True
                 self.look_for_room()
                 continue
-            board = self._board
-            board.words[Field.TAKEN] += taken
             self._is_scarce = max(fds, default=sys.maxsize) >= self._high_fd
-            self._tell_room()
             for fd in fds:
                 self._open(socket.socket(fileno=fd))
-            board.words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+            words = self._board.words
+            # In this order: the master adds the two up, and must not miss a connection in between.
+            words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+            words[Field.TAKEN] += taken
+            self._tell_room()
 
     def _lacks_descriptors(self) -> bool:
         """Tell whether connections wait for which there are no descriptors: they would be lost."""

@@ -1,6 +1,7 @@
 """Deploys that cannot work: the reload fails with the reason, and the old code serves on."""
 
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def test_a_crash_after_a_failed_reload_respawns_the_old_code(start: Start, tmp_p
     (tmp_path / "app.py").write_text(BROKEN["second"][0])
     assert_failed(instance.reload(), BROKEN["second"][1])
     for pid in instance.worker_pids():
-        subprocess.run(["kill", "-KILL", str(pid)], check=True)
+        os.kill(pid, signal.SIGKILL)
         wait_until(lambda pid=pid: pid not in instance.worker_pids(), "the worker is gone")
     instance.wait_status(lambda status: status["ready"] == 2)
     assert_old_code_serves(instance)

@@ -1,13 +1,12 @@
 """The clock on the wall may jump; nothing here goes by it."""
 
 import ast
-import os
 import time
 from pathlib import Path
 
 import pytest
 from conftest import Start
-from instance import wait_until
+from instance import Instance, wait_until
 from web import fetch
 
 import sdcluster
@@ -45,9 +44,8 @@ def test_no_code_reads_the_wall_clock() -> None:
 
 
 @pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime")
-@pytest.mark.parametrize("jump", ["-3650d", "+3650d"], ids=["back", "ahead"])
-def test_a_jump_of_the_clock_changes_nothing(start: Start, tmp_path: Path, jump: str) -> None:
-    """Ten years back or ahead while it runs: no worker is replaced, no request lost."""
+def test_a_clock_that_jumps_changes_nothing(start: Start, tmp_path: Path) -> None:
+    """Ten years back and twenty ahead while it runs: no worker is replaced, no request lost."""
     offset = tmp_path / "offset"
     offset.write_text("+0")
     env = {
@@ -55,24 +53,31 @@ def test_a_jump_of_the_clock_changes_nothing(start: Start, tmp_path: Path, jump:
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
     }
     config = (
-        'app = "app:app"\nworkers = 2\nheartbeat_timeout_s = 1\nrequest_timeout_s = 1\n'
+        'app = "app:app"\nworkers = 2\nheartbeat_timeout_s = 0.5\nrequest_timeout_s = 0.5\n'
         "max_lifetime_s = 3600\n"
     )
     instance = start(CLOCK, config=config, env=env)
     before = instance.worker_pids()
     with instance.under_load(close=False, clients=4) as load:
-        offset.write_text(jump)
-        wait_until(
-            lambda: abs(float(fetch(instance.address).text.split()[0]) - time.time()) > 1e8,
-            "the clock has jumped",
-        )
-        uptime = instance.status()["workers"][0]["uptime_s"]
-        instance.wait_status(lambda status: status["workers"][0]["uptime_s"] > uptime + 2.2)
-        assert instance.worker_pids() == before
+        for years in (-10, 10):
+            offset.write_text(f"{365 * years:+}d")
+            wait_until(
+                lambda years=years: (app_time(instance) - time.time()) * years > 1e8,
+                "the clock has jumped",
+            )
+            uptime = instance.status()["workers"][0]["uptime_s"]
+            # Two looks at the health of the workers are long over by then.
+            instance.wait_status(
+                lambda status, since=uptime: status["workers"][0]["uptime_s"] > since + 2.2
+            )
+            assert instance.worker_pids() == before
         assert instance.reload().returncode == 0
     assert load.lost == 0, load.errors
     assert instance.status()["restarts"] == 0
-    assert os.environ.get("LD_PRELOAD") is None
+
+
+def app_time(instance: Instance) -> float:
+    """Return what the app takes for the time."""
+    return float(fetch(instance.address).text.split()[0])

@@ -179,7 +179,7 @@ def test_a_crash_loop_neither_ends_the_master_nor_spins(start: Start, tmp_path: 
     (tmp_path / "crash").touch()
     pid = instance.worker_pids()[0]
     kill(pid, signal.SIGKILL)
-    wait_until(lambda: len(waits_s(instance.log())) >= 5, "four attempts")
+    wait_until(lambda: len(waits_s(instance.log())) >= 4, "three attempts")
     waits = waits_s(instance.log())
     assert waits[0] == 0
     assert all(later > before for before, later in pairwise(waits))

@@ -95,7 +95,7 @@ def test_a_master_out_of_descriptors_retries_to_fill_a_slot(start: Start) -> Non
         log = instance.wait_log("(boot-failed): cannot start a process: ")
         assert "Too many open files" in log
         assert fetch(instance.address).text.startswith("1 ")
-        wait_until(lambda: instance.log().count("(boot-failed)") >= 3, "three attempts")
+        wait_until(lambda: instance.log().count("(boot-failed)") >= 2, "two attempts")
     instance.wait_status(lambda status: status["ready"] == 2)
 
 
@@ -146,7 +146,7 @@ def test_a_fork_that_fails_is_told_and_tried_again(start: Start, room: int) -> N
         kill(victim, signal.SIGKILL)
         reason = "cannot fork: Resource temporarily unavailable"
         instance.wait_log(f"(boot-failed): {reason}; the next one starts in ")
-        wait_until(lambda: instance.log().count(reason) >= 3, "three attempts")
+        wait_until(lambda: instance.log().count(reason) >= 2, "two attempts")
         assert fetch(instance.address).text.startswith("1 ")
         assert instance.mold_pids() == [mold]
     finally:
@@ -176,7 +176,7 @@ def test_reloads_and_crashes_leave_nothing_behind(start: Start) -> None:
     for _ in range(5):
         turn()
     before, memory = settled(), memory_mb(instance.pid)
-    for _ in range(25):
+    for _ in range(20):
         turn()
     wait_until(lambda: settled() == before, "no descriptor more than before")
     assert memory_mb(instance.pid) - memory < 1.5

@@ -1,6 +1,6 @@
 """Masters that die or stop: workers end by themselves, or do not notice."""
 
-import os
+import contextlib
 import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,13 +78,9 @@ def test_a_mold_that_loads_ends_with_its_master(start: Start, tmp_path: Path) ->
     wait_until(lambda: not instance.processes(), "all processes are gone", 5)
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared"])
-def test_a_stopped_master_that_goes_on_breaks_nothing(start: Start, scheduling: str) -> None:
+def test_a_stopped_master_that_goes_on_breaks_nothing(start: Start) -> None:
     """After SIGSTOP and SIGCONT nothing is lost, and no worker is taken for stuck or replaced."""
-    config = (
-        f'app = "app:app"\nworkers = 2\nheartbeat_timeout_s = 0.5\nscheduling = "{scheduling}"\n'
-    )
-    instance = start(HELLO, config=config)
+    instance = start(HELLO, config='app = "app:app"\nworkers = 2\nheartbeat_timeout_s = 0.5\n')
     before = instance.worker_pids()
     with instance.under_load(close=True) as load:
         kill(instance.pid, signal.SIGSTOP)
@@ -113,25 +109,23 @@ def test_what_happened_while_the_master_was_stopped_is_made_up_for(start: Start)
     assert fetch(instance.address).status == 200
 
 
-def test_an_idle_master_sleeps(start: Start) -> None:
-    """It wakes up twice a second at the most, uses next to no processor time and little memory."""
-    instance = start(HELLO, "--workers", "2")
+def test_an_idle_cluster_sleeps(start: Start) -> None:
+    """The master wakes up twice a second at the most, uses next to no processor time and memory.
+
+    A worker without requests wakes up some times a second, for its beat and the engine's clock.
+    """
+    instance = start(HELLO, "--workers", "1")
     fetch(instance.address)
+    (worker,) = instance.worker_pids()
     # Some time without our own calls, which would wake it; the clock is the only condition here.
-    before, used, since = wakeups(instance.pid), cpu_s(instance.pid), time.monotonic()
-    wait_until(lambda: time.monotonic() > since + 2, "two seconds")
-    assert (wakeups(instance.pid) - before) / (time.monotonic() - since) <= 2
+    since, used = time.monotonic(), cpu_s(instance.pid)
+    before = wakeups(instance.pid), wakeups(worker)
+    wait_until(lambda: time.monotonic() > since + 2.5, "some time")
+    passed_s = time.monotonic() - since
+    assert (wakeups(instance.pid) - before[0]) / passed_s <= 2
+    assert (wakeups(worker) - before[1]) / passed_s <= 13
     assert cpu_s(instance.pid) - used <= 0.02
     assert memory_mb(instance.pid) <= 40
-
-
-def test_idle_workers_sleep(start: Start) -> None:
-    """A worker without requests wakes up a few times a second, for its beat and its clock."""
-    instance = start(HELLO, "--workers", "1")
-    (pid,) = instance.worker_pids()
-    before, since = wakeups(pid), time.monotonic()
-    wait_until(lambda: time.monotonic() > since + 2, "two seconds")
-    assert (wakeups(pid) - before) / (time.monotonic() - since) <= 13
 
 
 def test_a_stopping_master_is_not_ended_by_its_own_children(start: Start) -> None:
@@ -139,7 +133,8 @@ def test_a_stopping_master_is_not_ended_by_its_own_children(start: Start) -> Non
     instance = start(HELLO, "--workers", "3")
     with instance.under_load(close=False) as load:
         for pid in instance.processes():
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # Ended by the others' end.
+                kill(pid, signal.SIGTERM)
         assert instance.wait() == 0
         wait_until(lambda: not instance.processes(), "all processes are gone", 5)
     assert not [error for error in load.errors if not error.startswith("connect")], load.errors

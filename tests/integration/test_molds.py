@@ -104,11 +104,10 @@ def test_broken_code_is_not_tried_in_a_loop(start: Start, tmp_path: Path) -> Non
             began.append(time.monotonic())
         return len(began)
 
-    wait_until(lambda: attempts() == 4, "four attempts")
-    first, second, third, fourth = began
+    wait_until(lambda: attempts() == 3, "three attempts")
+    first, second, third = began
     assert second - first > 0.15
     assert third - second > 0.3
-    assert fourth - third > 0.6
 
 
 def test_a_reload_mends_a_broken_rebuild_at_once(start: Start, tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_a_stopped_mold_does_not_hinder_a_reload(start: Start, tmp_path: Path) -
 
 def test_a_stopped_mold_that_is_to_fork_is_replaced(start: Start) -> None:
     """A mold that does not fork within `ready_timeout_s` is killed, and the slot filled after."""
-    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 1\n'
+    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 0.5\n'
     instance = start(HELLO, config=config)
     (mold,) = instance.mold_pids()
     kill(mold, signal.SIGSTOP)

@@ -71,7 +71,7 @@ def in_transition(status: dict[str, Any]) -> set[int]:
 
 @pytest.mark.parametrize(
     ("scheduling", "close"),
-    [("round-robin", True), ("round-robin", False), ("shared", False), ("reuseport", True)],
+    [("round-robin", True), ("round-robin", False), ("reuseport", True)],
 )
 def test_max_requests_recycles_one_at_a_time_and_loses_nothing(
     start: Start, scheduling: str, close: bool

@@ -50,21 +50,25 @@ def generations(instance: Instance) -> set[int]:
     return {one["generation"] for one in workers if one["state"] == "serving"}
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize(
+    ("scheduling", "reloads"), [("round-robin", 10), ("shared", 5), ("reuseport", 5)]
+)
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
-def test_ten_reloads_under_load_lose_nothing(start: Start, scheduling: str, close: bool) -> None:
+def test_reloads_under_load_lose_nothing(
+    start: Start, scheduling: str, reloads: int, close: bool
+) -> None:
     """Clients of both kinds get every answer while all workers are replaced again and again."""
     config = (
         f'app = "app:app"\nworkers = 2\nscheduling = "{scheduling}"\nreload_probation_s = 0.05\n'
     )
     instance = start(HELLO, config=config)
     with instance.under_load(close=close) as load:
-        for _ in range(10):
+        for _ in range(reloads):
             before = instance.worker_pids()
             with Client(instance) as client:
                 assert "error" not in client.call("Reload")
             assert not set(before) & set(instance.worker_pids())
-    assert load.requests > 1000
+    assert load.requests > 100 * reloads
     assert load.lost == 0, load.errors
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -40,7 +41,12 @@ def test_signals_run_before_descriptors_that_are_ready_as_well(loop: Loop) -> No
     """What a signal tells, such as a death, is known when a descriptor's callback runs."""
     told: list[str] = []
     reader, writer = os.pipe()
-    loop.add(reader, lambda: (told.append("descriptor"), loop.stop()))
+
+    def read() -> None:
+        told.append("descriptor")
+        loop.stop()
+
+    loop.add(reader, read)
     loop.on_signal(signal.SIGUSR1, lambda: told.append("signal"))
     os.write(writer, b"x")
     os.kill(os.getpid(), signal.SIGUSR1)
@@ -55,7 +61,12 @@ def test_timers_run_in_the_order_of_their_times(loop: Loop) -> None:
     """A timer that is due earlier runs earlier, whenever it was set; a cancelled one never."""
     told: list[int] = []
     now = loop.time()
-    loop.call_at(now + 0.02, lambda: (told.append(3), loop.stop()))
+
+    def last() -> None:
+        told.append(3)
+        loop.stop()
+
+    loop.call_at(now + 0.02, last)
     loop.call_at(now + 0.01, lambda: told.append(2))
     loop.call_at(now + 0.01, lambda: told.append(0)).cancel()
     loop.call_at(now - 1, lambda: told.append(1))
@@ -75,7 +86,7 @@ def test_a_callback_that_was_removed_in_the_same_turn_does_not_run(loop: Loop) -
         loop.stop()
 
     for reader, writer in pipes:
-        loop.add(reader, lambda reader=reader: only(reader))
+        loop.add(reader, partial(only, reader))
         os.write(writer, b"x")
     loop.run()
     assert len(told) == 1
