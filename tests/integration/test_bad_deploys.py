@@ -1,5 +1,6 @@
 """Deploys that cannot work: the reload fails with the reason, and the old code serves on."""
 
+import os
 import re
 import signal
 import subprocess
@@ -189,6 +190,6 @@ def test_a_crash_after_a_failed_reload_respawns_the_old_code(start: Start, tmp_p
     assert_failed(instance.reload(), BROKEN["second"][1])
     for pid in instance.worker_pids():
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda pid=pid: pid not in instance.worker_pids(), "the worker is gone")
+        wait_until(lambda: pid not in instance.worker_pids(), "the worker is gone")
     instance.wait_status(lambda status: status["ready"] == 2)
     assert_old_code_serves(instance)

@@ -343,9 +343,7 @@ def test_scale_sets_adds_and_removes(start: Start) -> None:
         scaled = sdcluster("scale", instance.name, given)
         assert (scaled.returncode, scaled.stdout) == (0, f"{instance.name}: {wanted} workers\n")
         instance.wait_status(
-            lambda status, wanted=wanted: (
-                status["ready"] == wanted and len(status["workers"]) == wanted
-            ),
+            lambda status: status["ready"] == wanted and len(status["workers"]) == wanted,
             f"{wanted} workers",
         )
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Start
@@ -156,7 +157,9 @@ def answers(instance: Instance) -> dict[str, str]:
     seen: dict[str, str] = {}
 
     def ask() -> bool:
-        seen.update(tuple(one.text.split()) for one in fetch_many(instance.address, 16))
+        for one in fetch_many(instance.address, 16):
+            slot, pid = one.text.split()
+            seen[slot] = pid
         return len(seen) == 2
 
     wait_until(ask, "answers from both slots")
@@ -212,11 +215,11 @@ def test_program_reloads_without_loss_in_each_scheduling(
     assert load.lost == 0, load.errors
 
 
-def inside(start: Start, folder: Path, config: str, **options: object) -> dict[str, object]:
+def inside(start: Start, folder: Path, config: str, **options: object) -> dict[str, Any]:
     """Start the Python program, and return what it sees around it."""
     (folder / PYTHON.name).write_text(PYTHON.source)
     instance = start(None, config=config, **options)
-    told: dict[str, object] = json.loads(fetch(instance.address, "/inside").body)
+    told: dict[str, Any] = json.loads(fetch(instance.address, "/inside").body)
     return told
 
 

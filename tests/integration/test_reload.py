@@ -112,9 +112,7 @@ def test_a_reload_applies_the_number_of_workers(start: Start, tmp_path: Path) ->
     for workers in (4, 1):
         (tmp_path / "test0.toml").write_text(text.format(workers))
         assert instance.reload().returncode == 0
-        instance.wait_status(
-            lambda status, n=workers: status["ready"] == len(status["workers"]) == n
-        )
+        instance.wait_status(lambda status: status["ready"] == len(status["workers"]) == workers)
 
 
 def test_a_reload_that_changes_no_number_keeps_what_was_scaled(start: Start) -> None:
@@ -199,8 +197,8 @@ def test_scaling_during_a_reload_happens_after_it(start: Start, tmp_path: Path) 
             (tmp_path / "hold").unlink()
             assert reloading.wait(20) == 0
             reloading.communicate()
-            instance.wait_status(lambda status, n=int(wanted): len(status["workers"]) == n)
-        instance.wait_status(lambda status, n=int(wanted): status["ready"] == n)
+            instance.wait_status(lambda status: len(status["workers"]) == int(wanted))
+        instance.wait_status(lambda status: status["ready"] == int(wanted))
         assert generations(instance) == {2}
         assert load.lost == 0, load.errors
 
@@ -212,8 +210,8 @@ def test_scaling_up_and_down_under_load_loses_nothing(start: Start) -> None:
         with instance.under_load(close=close) as load:
             for wanted in (4, 1, 2):
                 assert sdcluster("scale", instance.name, str(wanted)).returncode == 0
-                instance.wait_status(lambda status, n=wanted: len(status["workers"]) == n)
-                instance.wait_status(lambda status, n=wanted: status["ready"] == n)
+                instance.wait_status(lambda status: len(status["workers"]) == wanted)
+                instance.wait_status(lambda status: status["ready"] == wanted)
         assert load.lost == 0, load.errors
 
 
