@@ -99,7 +99,7 @@ def load(
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     name = name or path.stem
     folder = path.resolve().parent
@@ -385,11 +385,12 @@ def _directory(
 ) -> Path:
     given = checked.get("directory")
     directory = home if given is None else base / given
-    if not directory.is_dir():
-        what = "is not a directory" if directory.exists() else "does not exist"
-        wrong("directory", f"{directory} {what}")
     # Resolved: a generation must not change when a symlink is switched to the next release.
-    return directory.resolve()
+    resolved = Path(os.path.realpath(directory))
+    if not os.path.isdir(resolved):
+        what = "is not a directory" if os.path.exists(resolved) else "does not exist"
+        wrong("directory", f"{directory} {what}, or cannot be looked into")
+    return resolved
 
 
 def _venv(

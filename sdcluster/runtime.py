@@ -1,7 +1,10 @@
 """Where an instance keeps its control socket while it runs."""
 
 import os
+import stat
 from pathlib import Path
+
+from sdcluster.errors import ListenError
 
 SYSTEM = Path("/run/sdcluster")
 CONTROL = "control"
@@ -11,12 +14,16 @@ def directory(name: str) -> Path:
     """Return the runtime folder for an instance that this process starts.
 
     systemd names it in RUNTIME_DIRECTORY (systemd.exec(5)); without, it is in $XDG_RUNTIME_DIR,
-    for root in /run, and else in a folder of the user's own below /tmp.
+    for root in /run, and else in a folder of the user's own below /tmp. Raises `ListenError` when
+    somebody else has made that one.
     """
     given = os.environ.get("RUNTIME_DIRECTORY", "")
     if given:
         return Path(given.split(":")[0])
-    return _candidates(name)[0]
+    candidates = _candidates(name)
+    if not candidates:
+        raise ListenError(f"/tmp/sdcluster-{os.geteuid()} is not this user's alone; remove it")
+    return candidates[0]
 
 
 def control_sockets(name: str) -> list[Path]:
@@ -33,5 +40,17 @@ def _candidates(name: str) -> list[Path]:
         folders.append(Path(user) / "sdcluster" / name)
     if os.geteuid() == 0:
         folders.append(SYSTEM / name)
-    folders.append(Path(f"/tmp/sdcluster-{os.geteuid()}") / name)
+    elif _is_private(own := Path(f"/tmp/sdcluster-{os.geteuid()}")):
+        folders.append(own / name)
     return folders
+
+
+def _is_private(folder: Path) -> bool:
+    """Tell whether a folder is missing, or this user's alone: in /tmp anybody may make one."""
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return True
+    return (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    )

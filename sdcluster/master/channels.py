@@ -105,7 +105,8 @@ class WorkerChannel:
         if flags & socket.MSG_TRUNC:
             raise ProtocolError(f"notification of more than {notify.MAX_DATAGRAM_BYTES} bytes")
         if not data:
-            return None
+            # No end of file: the master holds a duplicate of the other end.
+            raise ProtocolError("it has shut its channel down, or sent an empty frame")
         return notify.decode(data)
 
     def take_back(self) -> list[int]:

@@ -211,8 +211,8 @@ class Children:
         if early_exit is not None:
             process.pid = pid
             self._exited(process, exit_text(early_exit))
-        elif not is_child(pid):
-            self._never_forked(worker, f"pid {pid} is not a child of the master")
+        elif not is_child(pid) or any(pid == one.pid for one in self.workers.values()):
+            self._never_forked(worker, f"pid {pid} is no new child of the master")
         else:
             process.started(pid)
             # Not heard before: whatever it says is said by a process that we know.

@@ -155,9 +155,9 @@ class Cluster:
             case act.RetireWorker(worker, reason):
                 self._retire(worker, reason.value)
             case act.AbortWorker(worker, text):
-                self._strike(workers[worker], signal.SIGABRT, text)
+                self._strike(worker, signal.SIGABRT, text)
             case act.KillWorker(worker, text):
-                self._strike(workers[worker], signal.SIGKILL, text)
+                self._strike(worker, signal.SIGKILL, text)
             case act.RecordExit(slot=slot):
                 self.last_exits[slot] = action
                 chronicle.worker_is_gone(action)
@@ -182,13 +182,23 @@ class Cluster:
 
     def _load(self, generation: Generation) -> None:
         try:
-            config = self._first_config or self._checked(self._reread())
+            config = self._first_config or self._checked(self._read_again())
             self._first_config = None
             self.children.start_mold(config, generation, listener_names=self._traffic.names())
         except (ConfigError, SpawnError, ListenError) as error:
             self.feed(ev.MoldFailed(generation, str(error)))
             return
         self.feed(ev.MoldStarted(generation, _policy(config)))
+
+    def _read_again(self) -> Config:
+        """Return the config as it is now. Raises `ConfigError`, whatever is the matter with it."""
+        try:
+            return self._reread()
+        except ConfigError:
+            raise
+        except Exception as error:  # What runs must not end because of a file.
+            what = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{self.config.source}: cannot be read: {what}") from error
 
     def _checked(self, config: Config) -> Config:
         """Return a re-read config, if a running cluster can take it on. Raises `ConfigError`."""
@@ -218,7 +228,10 @@ class Cluster:
         process.retire()
         self._chronicle.worker_retires(process, reason)
 
-    def _strike(self, process: WorkerProcess, number: signal.Signals, reason: str) -> None:
+    def _strike(self, worker: WorkerId, number: signal.Signals, reason: str) -> None:
+        process = self.children.workers.get(worker)
+        if process is None:
+            return  # As above.
         self._traffic.dismiss(process)
         self._chronicle.worker_is_struck(process, number.name, reason)
         self.children.strike(process, number)

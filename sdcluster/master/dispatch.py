@@ -148,6 +148,7 @@ class Dispatcher:
             if worker is None:
                 self._pause_full()
                 return
+            self._balance.advance()  # Also past one that does not take it, or it is always asked.
             fd = self._returned.popleft()
             try:
                 worker.give([fd])
@@ -155,7 +156,6 @@ class Dispatcher:
                 self._returned.appendleft(fd)
                 self._pause_full()
                 return
-            self._balance.advance()
             os.close(fd)
 
     def _pause_full(self) -> None:

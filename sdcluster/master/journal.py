@@ -109,7 +109,10 @@ class Journal:
         for key, value in asdict(about).items():
             if value is not None:
                 fields[f"SDCLUSTER_{key.upper()}"] = str(value)
-        journal.send(text, **fields)
+        try:
+            journal.send(text, **fields)
+        except (OSError, ValueError):
+            pass  # No journal, no descriptor, or a text it does not take: the service goes on.
 
 
 def _write_to_stderr(text: str) -> None:

@@ -134,7 +134,7 @@ class Mold:
     def kill(self, number: signal.Signals) -> None:
         """Send a signal to the process. Harmless once it has exited."""
         if not self.exited:
-            os.kill(self.pid, number)  # Not reaped yet, so the pid is still its own.
+            send_signal(self.pid, number)  # Not reaped yet, so the pid is still its own.
 
     def retire(self) -> None:
         """Let the mold go: it forks what was ordered, reports it, and exits."""
@@ -146,6 +146,14 @@ class Mold:
     def close(self) -> None:
         """Release the channel."""
         self._ours.close()
+
+
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a child. One that is gone, or has changed its user, is left alone."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # A program that has another user now is ended by systemd, not by us: kill(2).
 
 
 def heartbeat_interval_s(config: Config) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sdcluster.master.channels import WorkerChannel
 from sdcluster.master.health import Figures, Limits
 from sdcluster.master.journal import About
-from sdcluster.master.molds import Mold
+from sdcluster.master.molds import Mold, send_signal
 from sdcluster.master.readiness import NotifySocket
 from sdcluster.wire.scoreboard import Field
 
@@ -65,7 +65,7 @@ class WorkerProcess:
         if self.exited:
             return
         if self.pid:
-            os.kill(self.pid, number)  # Not reaped yet, so the pid is still its own.
+            send_signal(self.pid, number)  # Not reaped yet, so the pid is still its own.
         else:
             self._early.append(number)
 

@@ -193,3 +193,16 @@ def test_a_crash_after_a_failed_reload_respawns_the_old_code(start: Start, tmp_p
         wait_until(lambda: pid not in instance.worker_pids(), "the worker is gone")
     instance.wait_status(lambda status: status["ready"] == 2)
     assert_old_code_serves(instance)
+
+
+def test_a_config_that_cannot_even_be_looked_at_changes_nothing(
+    start: Start, tmp_path: Path
+) -> None:
+    """A directory that is a loop of links, and a number without end, are reasons like any other."""
+    config = 'app = "app:app"\nworkers = 1\n'
+    instance = start(GOOD, config=config)
+    (tmp_path / "current").symlink_to("current")
+    for broken in ('directory = "current"\n', f"threads = {'9' * 5000}\n"):
+        (tmp_path / "test0.toml").write_text(config + broken)
+        assert_failed(instance.reload(), "test0.toml")
+        assert instance.status()["ready"] == 1

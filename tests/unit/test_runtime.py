@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sdcluster.errors import ListenError
 from sdcluster.runtime import control_sockets, directory
 
 
@@ -47,3 +48,13 @@ def test_client_looks_for_the_service_first_and_for_each_place_once(
     ]
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert control_sockets("shop").count(Path("/run/sdcluster/shop/control")) == 1
+
+
+def test_a_folder_that_somebody_else_has_made_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Below /tmp anybody can make a folder with the user's number: master and client keep out."""
+    monkeypatch.setattr(os, "lstat", lambda _path: tmp_path.stat())  # Not user 1000's.
+    with pytest.raises(ListenError, match="not this user's alone"):
+        directory("shop")
+    assert control_sockets("shop") == [Path("/run/sdcluster/shop/control")]

@@ -393,3 +393,13 @@ def test_closed_dispatcher_closes_what_nobody_took(scene: Set) -> None:
     one.loop.turn()
     one.dispatcher.close()
     assert one.listener.closed[0].recv(1) == b""
+
+
+def test_a_worker_that_takes_nothing_does_not_keep_connections_from_others(scene: Set) -> None:
+    """What one could not be given goes to the next one, by the next turn of the timer."""
+    one = scene(2, queue=2)
+    one.workers[0].error = BrokenPipeError()
+    one.loop.turn()
+    for _ in range(2):
+        one.loop.wait()
+    assert one.counts()[1] == 2
