@@ -27,7 +27,8 @@ type Worker (
   state: string,
   connections: int,
   requests: int,
-  uptime_s: float
+  uptime_s: float,
+  status: string
 )
 
 type Exit (slot: int, worker: int, reason: string, status: string)
