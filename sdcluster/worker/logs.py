@@ -82,11 +82,12 @@ def set_up(fields: Mapping[str, str], who: str, *, access_log: bool) -> None:
     access.setLevel(logging.INFO if access_log else logging.WARNING)
     if access_log and not access.hasHandlers():
         access.addHandler(handler)
-    _promote(handler)
+    promote()
 
 
-def _promote(handler: logging.Handler) -> None:
+def promote() -> None:
     """Let handlers that the app has put on stderr or stdout send to the journal instead."""
+    handler = logging.lastResort
     if not isinstance(handler, JournalHandler):
         return
     loggers = [logging.getLogger(), *logging.root.manager.loggerDict.values()]

@@ -222,6 +222,7 @@ def _serve(
     board = Scoreboard(mmap.mmap(descriptors[1], SIZE_BYTES))
     if app is None:
         app, interface = load_app(prepare)
+        logs.promote()
     if interface == "wsgi":
         app = engine.wsgi_middleware()(app, workers=prepare.threads)
     listeners = [socket.socket(fileno=fd) for fd in descriptors[2:]]

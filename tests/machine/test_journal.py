@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from service import HELLO, Service
 
 LOGGING = """
@@ -48,6 +49,20 @@ def test_worker_entries_name_slot_worker_and_generation(service: Service) -> Non
     assert entry["SDCLUSTER_GENERATION"] == "1"
     assert entry["SDCLUSTER_WORKER"] in ("1", "2")
     assert int(entry["_PID"]) == service.pid
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_handlers_that_the_app_has_set_up_send_to_the_journal(
+    service: Service, preload: bool
+) -> None:
+    """`logging.basicConfig` in the app gives entries with a priority, imported early or late."""
+    service.configure("import logging; logging.basicConfig()\n" + LOGGING, preload=preload)
+    service.start()
+    pid = service.get("/log").split()[1]
+    entries = {str(one["MESSAGE"]): one for one in service.journal(f"_PID={pid}")}
+    (logged,) = [one for text, one in entries.items() if "stock is low" in text]
+    assert logged["PRIORITY"] == "4"
+    assert logged["LOGGER"] == "shop"
 
 
 def test_the_apps_output_arrives_with_its_pid_and_priority(service: Service) -> None:
