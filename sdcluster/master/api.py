@@ -119,6 +119,7 @@ class Api:
                     "status": record.status,
                 }
                 for slot, record in sorted(cluster.last_exits.items())
+                if slot in supervisor.slots
             ],
         }
 

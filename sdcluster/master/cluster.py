@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
-from sdcluster.config import Config
+from sdcluster.config import MAX_WORKERS, Config
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.states import Generation, Phase, Policy, Slot, WorkerId, WorkerState
@@ -127,8 +127,8 @@ class Cluster:
         self._loop.on_signal(signal.SIGUSR1, lambda: None)
 
     def scale(self, workers: int) -> None:
-        """Change the number of workers; at least one stays."""
-        self.feed(ev.ScaleRequested(max(1, workers)))
+        """Change the number of workers, within what there may be."""
+        self.feed(ev.ScaleRequested(min(max(1, workers), MAX_WORKERS)))
 
     def _worker_gone(self, process: WorkerProcess, connections: Sequence[int]) -> None:
         self._traffic.dismiss(process)

@@ -41,7 +41,9 @@ def main() -> None:
     _import_package()
     from sdcluster.worker import mold
 
-    mold.main(int(sys.argv[1]))
+    channel_fd = int(sys.argv[1])
+    del sys.argv[1:]  # They mean nothing to the app, which may read them when it is imported.
+    mold.main(channel_fd)
 
 
 if __name__ == "__main__":
