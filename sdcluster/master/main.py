@@ -27,7 +27,6 @@ def serve(
     reread: Callable[[], Config],
     on_listening: Callable[[list[str]], None] = lambda _addresses: None,
     on_ready: Callable[[], None] = lambda: None,
-    folder: Path | None = None,
 ) -> int:
     """Serve until told to stop. Return the exit status.
 
@@ -47,7 +46,7 @@ def serve(
         stack.callback(loop.close)
         try:
             # First: a second master of the same name must not come near the first one's addresses.
-            control = _control(loop, folder or runtime.directory(config.name), config.name)
+            control = _control(loop, runtime.directory(config.name), config.name)
             stack.callback(control.close)
             listeners = ListenerSet(
                 passed=passed,

@@ -3,6 +3,7 @@
 A figure is a number; a sample that a server failed to give is told by `ServerFailed`.
 """
 
+import itertools
 import os
 import signal
 import statistics
@@ -14,13 +15,14 @@ import instances
 import load
 import processes
 import wrk
-from instances import ServerFailed, running
+from instances import Instance, ServerFailed, running
 from options import Effort
 from servers import FASTAPI, Kind, Server
 
 WORKERS = 2
 MEMORY_WORKERS = 4
-LOSS_CLIENTS = {"reload": 32, "kill": 64}
+RELOAD_CLIENTS = 32
+KILL_CLIENTS = 64
 RELOADS = 2
 KILLS = 5
 PAUSE_S = 0.7
@@ -57,41 +59,41 @@ def throughput(server: Server, effort: Effort) -> Sample:
 def reload(server: Server, effort: Effort) -> Sample:
     """Requests lost over two reloads, by clients of both kinds."""
     del effort
-    sample = Sample()
-    for name, close in (("keep-alive", False), ("close", True)):
-        with running(server, workers=WORKERS) as instance:
-            workers = instance.wait_for_workers()
-            clients = LOSS_CLIENTS["reload"]
-            with load.running(f"{instance.url}/wait", clients=clients, close=close) as losses:
-                try:
-                    for _ in range(RELOADS):
-                        time.sleep(PAUSE_S)
-                        began = time.monotonic()
-                        workers = instance.reload(workers)
-                        sample.figures[f"{name} reload s"] = time.monotonic() - began
-                    time.sleep(PAUSE_S)
-                except (ServerFailed, ProcessLookupError) as failure:
-                    sample.notes.append(f"{name}: {failure}")
-            sample.figures[f"{name} requests"] = losses.requests
-            sample.figures[f"{name} lost"] = losses.lost
-    return sample
+    return _losses(server, clients=RELOAD_CLIENTS, disturb=Instance.reload, times=RELOADS)
 
 
 def kill(server: Server, effort: Effort) -> Sample:
     """Requests lost over five kills of a worker, by clients of both kinds."""
     del effort
+    turn = itertools.count()
+
+    def end_one(instance: Instance, workers: list[int]) -> list[int]:
+        victim = workers[next(turn) % len(workers)]
+        os.kill(victim, signal.SIGKILL)
+        return instance.wait_for_workers(without=frozenset({victim}))
+
+    return _losses(server, clients=KILL_CLIENTS, disturb=end_one, times=KILLS)
+
+
+def _losses(
+    server: Server,
+    *,
+    clients: int,
+    disturb: Callable[[Instance, list[int]], list[int]],
+    times: int,
+) -> Sample:
+    """Disturb a server under load; `disturb` is given the workers and returns those after it."""
     sample = Sample()
     for name, close in (("keep-alive", False), ("close", True)):
         with running(server, workers=WORKERS) as instance:
             workers = instance.wait_for_workers()
-            clients = LOSS_CLIENTS["kill"]
             with load.running(f"{instance.url}/wait", clients=clients, close=close) as losses:
                 try:
-                    for turn in range(KILLS):
+                    for _ in range(times):
                         time.sleep(PAUSE_S)
-                        victim = workers[turn % len(workers)]
-                        os.kill(victim, signal.SIGKILL)
-                        workers = instance.wait_for_workers(without=frozenset({victim}))
+                        began = time.monotonic()
+                        workers = disturb(instance, workers)
+                        sample.figures[f"{name} s"] = time.monotonic() - began
                     time.sleep(PAUSE_S)
                 except (ServerFailed, ProcessLookupError) as failure:
                     sample.notes.append(f"{name}: {failure}")

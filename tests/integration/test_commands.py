@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import HELLO, Launch, Start
 from instance import Instance, sdcluster, wait_until
-from web import Answer, connection, fetch, fetch_many
+from web import Answer, connection, fetch, slots
 
 from sdcluster import __version__, cpus
 
@@ -28,18 +28,6 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"done\\n"})
 """
 """An app whose answer to /gated waits for the file `go`."""
-
-
-def slots(instance: Instance, count: int) -> set[str]:
-    """Return the slots that answer, once `count` of them have."""
-    seen: set[str] = set()
-
-    def ask() -> bool:
-        seen.update(one.text.split()[0] for one in fetch_many(instance.address, 16))
-        return len(seen) >= count
-
-    wait_until(ask, f"answers from {count} workers")
-    return seen
 
 
 def in_thread(action: Callable[[], Answer]) -> "Future[Answer]":

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HELLO, Start
-from instance import Instance, wait_until
-from web import connection, dial, fetch, fetch_many
+from web import connection, dial, fetch, fetch_many, slots
 
 SCHEDULING = ["round-robin", "shared", "reuseport"]
 ACTIVATOR = shutil.which("systemd-socket-activate")
@@ -45,18 +44,6 @@ def free_port(host: str) -> int:
     with socket.socket(family) as probe:
         probe.bind((host, 0))
         return port_of(probe)
-
-
-def slots(instance: Instance, count: int) -> set[str]:
-    """Return the slots that answer, once `count` of them have."""
-    seen: set[str] = set()
-
-    def ask() -> bool:
-        seen.update(one.text.split()[0] for one in fetch_many(instance.address, 16))
-        return len(seen) >= count
-
-    wait_until(ask, f"answers from {count} workers")
-    return seen
 
 
 # Passed by systemd's own tool.

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
 
+from instance import Instance, wait_until
+
 TIMEOUT_S = 20.0
 
 
@@ -91,3 +93,15 @@ def fetch_many(address: str, count: int, target: str = "/", *, at_once: int = 8)
     """Send `count` requests, each on a connection of its own, `at_once` at a time."""
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda _: fetch(address, target), range(count)))
+
+
+def slots(instance: Instance, count: int) -> set[str]:
+    """Return the slots that answer, once `count` of them have."""
+    seen: set[str] = set()
+
+    def ask() -> bool:
+        seen.update(one.text.split()[0] for one in fetch_many(instance.address, 16))
+        return len(seen) >= count
+
+    wait_until(ask, f"answers from {count} workers")
+    return seen
