@@ -74,12 +74,12 @@ def make_venv(tmp_path_factory: pytest.TempPathFactory) -> MakeVenv:
         key = (version, *packages)
         if key not in made:
             venv = tmp_path_factory.mktemp("venv") / "env"
-            subprocess.run([interpreter(version), "-m", "venv", "--without-pip", venv], check=True)
+            bare = [] if packages else ["--without-pip"]
+            subprocess.run([interpreter(version), "-m", "venv", *bare, venv], check=True)
             if packages:
-                pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python")]
-                subprocess.run(
-                    [*pip, "install", "-q", *packages], check=True, stderr=subprocess.DEVNULL
-                )
+                # The virtualenv's own pip: that of another Python may be too old to run in it.
+                pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+                subprocess.run([*pip, "install", "-q", *packages], check=True)
             made[key] = venv
         return made[key]
 
