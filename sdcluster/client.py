@@ -92,4 +92,7 @@ def _either(paths: list[Path]) -> str:
 
 def _text(reply: varlink.Reply) -> str:
     reason = reply.parameters.get("reason")
+    if reply.error == f"{varlink.INTERFACE}.TooFewWorkers":
+        fewest = reply.parameters.get("fewest")
+        return f"with reuseport and exec each of the {fewest} sockets needs its worker: not fewer"
     return str(reason) if reason else _ERRORS.get(reply.error, reply.error)

@@ -136,6 +136,11 @@ class Api:
         if not 1 <= wanted <= MAX_WORKERS:
             self._invalid(client, name)
             return
+        fewest = self._cluster.fewest_workers()
+        if wanted < fewest:
+            error = f"{varlink.INTERFACE}.TooFewWorkers"
+            client.send(varlink.Reply({"fewest": fewest}, error=error))
+            return
         self._cluster.scale(wanted)
         client.send(varlink.Reply({"workers": wanted}))
 

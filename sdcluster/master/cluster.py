@@ -128,7 +128,8 @@ class Cluster:
 
     def scale(self, workers: int) -> None:
         """Change the number of workers, within what there may be."""
-        self.feed(ev.ScaleRequested(min(max(1, workers), MAX_WORKERS)))
+        fewest = self._traffic.fewest_workers()
+        self.feed(ev.ScaleRequested(min(max(fewest, workers), MAX_WORKERS)))
 
     def _worker_gone(self, process: WorkerProcess, connections: Sequence[int]) -> None:
         self._traffic.dismiss(process)
@@ -211,6 +212,7 @@ class Cluster:
         for key, has_changed in changed.items():
             if has_changed:
                 raise ConfigError(f"{config.source}: {key} has changed; that takes a restart")
+        self._traffic.check(config)
         return config
 
     def _spawn(self, worker: WorkerId, slot: Slot, generation: Generation) -> None:
@@ -293,6 +295,10 @@ class Cluster:
             worker = self.supervisor.workers.get(WorkerId(process.id))
             if worker is not None:
                 yield process, worker.state
+
+    def fewest_workers(self) -> int:
+        """Return the least number of workers that `scale` may set."""
+        return self._traffic.fewest_workers()
 
     def addresses(self) -> list[str]:
         """Return each address that is listened on."""

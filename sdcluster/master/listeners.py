@@ -229,6 +229,10 @@ class ListenerSet:
         self.all.append(listener)
         return listener
 
+    def slots_with_own(self) -> int:
+        """Return how many slots have a socket that is theirs alone; 0 when all are shared."""
+        return 1 + max((one.slot for one in self.all if one.slot is not None), default=-1)
+
     def set_nonblocking(self) -> None:
         """Make accepting never block. The flag is shared with systemd, which does not mind."""
         for listener in self.all:

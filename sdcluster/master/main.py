@@ -41,6 +41,7 @@ def serve(
         _explain(ServiceManager(), error)
         raise
     manager = ServiceManager()
+    chronicle = Chronicle(journal, manager)
     with contextlib.ExitStack() as stack:
         loop = Loop()
         stack.callback(loop.close)
@@ -55,6 +56,8 @@ def serve(
                 reuse_port=config.scheduling == "reuseport",
             )
             stack.callback(listeners.close_bound)
+            traffic = Traffic(config, listeners, loop, on_exhausted=chronicle.cannot_accept)
+            traffic.check(config)
         except (ConfigError, ListenError) as error:
             _explain(manager, error)
             raise
@@ -64,11 +67,10 @@ def serve(
         _raise_descriptor_limit(journal)
         # Molds and workers are started with this mask and these handlers.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        chronicle = Chronicle(journal, manager)
         cluster = Cluster(
             config=config,
             reread=reread,
-            traffic=Traffic(config, listeners, loop, on_exhausted=chronicle.cannot_accept),
+            traffic=traffic,
             loop=loop,
             journal=journal,
             chronicle=chronicle,

@@ -5,12 +5,14 @@
     reuseport    each slot's worker accepts on the slot's own listeners; while a slot has no
                  worker, the master accepts there and gives the connections to the others
 
-Commands always accept by themselves; what nobody accepts waits in the backlog.
+Commands always accept by themselves; what nobody accepts waits in the backlog. So with reuseport
+a slot that has run a command keeps one: nobody else could empty the slot's socket.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
 from sdcluster.config import Config
+from sdcluster.errors import ConfigError
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import ListenerSet
 from sdcluster.master.loop import Loop
@@ -35,6 +37,21 @@ class Traffic:
         self._dispatcher = Dispatcher(
             loop, max_connections=config.max_connections, on_exhausted=on_exhausted
         )
+
+    def fewest_workers(self) -> int:
+        """Return how many workers there have to be for every socket to be accepted on."""
+        return max(1, self._listeners.slots_with_own()) if self._is_command else 1
+
+    def check(self, config: Config) -> None:
+        """Raise `ConfigError` when a config has fewer workers than there have to be."""
+        fewest = self.fewest_workers()
+        if config.workers < fewest:
+            raise ConfigError(
+                f"{config.source}: workers: {config.workers} would leave a socket that nobody "
+                f"accepts on: with 'exec' and reuseport each of the {fewest} sockets of an "
+                "address needs a worker of its own; set workers, then run 'systemctl "
+                "daemon-reload' and restart socket and service, or choose shared"
+            )
 
     def open(self) -> None:
         """Begin; connections wait until there are workers."""

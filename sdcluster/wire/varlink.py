@@ -60,6 +60,9 @@ error ReloadFailed (reason: string)
 
 # The cluster is stopping.
 error Stopping ()
+
+# With fewer workers there would be a socket that nobody accepts on.
+error TooFewWorkers (fewest: int)
 """
 
 SERVICE_INTERFACE = "org.varlink.service"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Start
-from instance import Instance, wait_until
+from instance import Instance, sdcluster, wait_until
 from web import fetch, fetch_many
 
 SERVER = '''
@@ -213,6 +214,41 @@ def test_program_reloads_without_loss_in_each_scheduling(
         assert instance.reload().returncode == 0
     assert load.requests > 20
     assert load.lost == 0, load.errors
+
+
+def test_program_keeps_a_worker_for_each_socket(start: Start, tmp_path: Path) -> None:
+    """With reuseport no slot is given up: nobody else could answer who waits in its socket."""
+    (tmp_path / PYTHON.name).write_text(PYTHON.source)
+    config = PYTHON.config('scheduling = "reuseport"')
+    instance = start(None, config=config)
+    assert sdcluster("scale", instance.name, "+1").returncode == 0
+    instance.wait_status(lambda status: status["ready"] == 3, "a third worker")
+    scaled = sdcluster("scale", instance.name, "2")
+    assert scaled.returncode == 69
+    assert "each of the 3 sockets needs its worker" in scaled.stderr
+    instance.signal(signal.SIGTTOU)
+    reloaded = instance.reload()
+    assert reloaded.returncode != 0
+    assert "workers: 2 would leave a socket that nobody accepts on" in reloaded.stderr
+    assert instance.status()["wanted"] == 3
+    assert all(one.status == 200 for one in fetch_many(instance.address, 40))
+
+
+def test_program_needs_a_worker_for_each_socket_passed(start: Start, tmp_path: Path) -> None:
+    """More sockets of one port than workers are refused at once, and not served in part."""
+    (tmp_path / PYTHON.name).write_text(PYTHON.source)
+    with (
+        socket.create_server(("127.0.0.1", 0), reuse_port=True) as first,
+        socket.create_server(first.getsockname(), reuse_port=True) as second,
+    ):
+        instance = start(
+            None,
+            config=PYTHON.config('scheduling = "reuseport"', workers=1),
+            sockets=[first, second],
+            wait=False,
+        )
+        assert instance.wait() == 78
+    instance.wait_log("workers: 1 would leave a socket that nobody accepts on")
 
 
 def inside(start: Start, folder: Path, config: str, **options: object) -> dict[str, Any]:
