@@ -5,7 +5,9 @@ Used by the master and by the workers; it needs the standard library alone.
 
 import ctypes
 import os
+import select
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -13,6 +15,33 @@ _PR_SET_CHILD_SUBREAPER = 36
 def become_subreaper() -> None:
     """Become the parent of every orphan among one's descendants. Raises OSError."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def get_signal_when_parent_dies(number: int) -> None:
+    """Have the kernel send the own process a signal when its parent ends; it survives execve(2).
+
+    Raises OSError.
+    """
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def wait_until_adopted(parent: int) -> None:
+    """Wait until the own process is a child of `parent`, or of whoever is there in its place.
+
+    For a process whose first parent exits right after the fork. Raises OSError.
+    """
+    first = os.getppid()
+    if first == parent:
+        return
+    try:
+        pidfd = os.pidfd_open(first)
+    except ProcessLookupError:
+        return  # It has just exited.
+    try:
+        if os.getppid() == first:
+            select.select([pidfd], [], [])  # Readable at its exit; its children are moved before.
+    finally:
+        os.close(pidfd)
 
 
 def set_title(title: str) -> None:

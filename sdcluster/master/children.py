@@ -272,8 +272,10 @@ class Children:
 
     def check(self, now: float) -> None:
         """Look at the health of each worker."""
+        self._let_go_of_groups()
         for process in list(self.workers.values()):
-            self._check(process, now)
+            if not process.exited:
+                self._check(process, now)
 
     def _check(self, process: WorkerProcess, now: float) -> None:
         if process.channel.outstanding() == SENSELESS and not process.offences:
@@ -298,8 +300,21 @@ class Children:
     def _exited(self, process: WorkerProcess, status: str) -> None:
         process.exited = True
         self._read_worker(process)  # Its last words.
-        if process.id in self.workers:
+        if process.id not in self.workers:
+            return
+        if process.retired and process.has_group():
+            # A shell, say, whose server still answers: it has until the drain time-out.
+            process.status_at_exit = status
+            process.kill_group(signal.SIGTERM)
+        else:
+            process.kill_group(signal.SIGKILL)
             self._gone(process, status)
+
+    def _let_go_of_groups(self) -> None:
+        """Find the commands of which nothing is left."""
+        for process in list(self.workers.values()):
+            if process.status_at_exit and not process.has_group():
+                self._gone(process, process.status_at_exit)
 
     def _gone(self, process: WorkerProcess, status: str) -> None:
         del self.workers[process.id]
@@ -321,11 +336,12 @@ class Children:
             self._read_mold(mold)  # A worker may be reported and dead already.
         for pid, status in _collected():
             for process in self.workers.values():
-                if process.pid == pid:
+                if process.pid == pid and not process.exited:
                     self._exited(process, exit_text(status))
                     break
             else:
                 self._other_gone(pid, status)
+        self._let_go_of_groups()
 
     def _other_gone(self, pid: int, status: int) -> None:
         for mold in [*self._leaving.values(), *self._molds.values()]:

@@ -39,6 +39,10 @@ class WorkerProcess:
     """It seemed to be stuck when its health was last looked at."""
     offences: int = 0
     """Frames of its that broke the protocol."""
+    retired: bool = False
+    """It was told that no more connections come."""
+    status_at_exit: str = ""
+    """How a command ended whose own children are still there."""
     _early: list[signal.Signals] = field(default_factory=list)
 
     @property
@@ -61,7 +65,12 @@ class WorkerProcess:
             self.kill(number)
 
     def kill(self, number: signal.Signals) -> None:
-        """Send a signal, when there is no process yet as soon as there is. Harmless after it."""
+        """Send a signal, when there is no process yet as soon as there is. Harmless after it.
+
+        SIGKILL is for all processes of a command.
+        """
+        if self.pid and self.is_command and number is signal.SIGKILL:
+            self.kill_group(number)
         if self.exited:
             return
         if self.pid:
@@ -69,8 +78,31 @@ class WorkerProcess:
         else:
             self._early.append(number)
 
+    def kill_group(self, number: signal.Signals) -> None:
+        """Send a signal to a command and to all that it has started. Harmless when none is left."""
+        if self.has_group():
+            send_signal(-self.pid, number)
+
+    def has_group(self) -> bool:
+        """Whether a command, or something that it has started, is there: kill(2), setsid(2).
+
+        As long as there is, the kernel gives the pid of the leader to nobody else.
+        """
+        if not self.is_command or not self.pid:
+            return False
+        try:
+            os.killpg(self.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
     def retire(self) -> None:
-        """Tell it that no more connections will come: it is to answer what it has and exit."""
+        """Tell it that no more connections will come: it is to answer what it has and exit.
+
+        Of a command its first process is told, which may have a way of its own to end the others;
+        what is left when that one has exited is told then.
+        """
+        self.retired = True
         if self.is_command:
             self.kill(signal.SIGTERM)
         self.channel.retire()

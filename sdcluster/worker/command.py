@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from typing import NoReturn
 
+from sdcluster import process
 from sdcluster.wire import listenfds
 from sdcluster.wire.frames import Fork, Prepare
 from sdcluster.worker.intake import tell
@@ -18,9 +19,11 @@ EXIT_EXEC = 203
 
 
 def execute(
-    prepare: Prepare, order: Fork, control: socket.socket, listeners: Sequence[int]
+    prepare: Prepare, order: Fork, control: socket.socket, listeners: Sequence[int], *, master: int
 ) -> NoReturn:
-    """Become the command."""
+    """Become the command. `master` is the pid of the process that it ends with."""
+    os.setsid()  # As systemd does: what it starts can be told from the rest, and ended with it.
+    _end_with(master)
     environment = dict(os.environ)
     environment |= listenfds.environment(_names(prepare, len(listeners)), os.getpid())
     environment["NOTIFY_SOCKET"] = order.notify_socket
@@ -43,6 +46,14 @@ def execute(
     except OSError as error:
         tell(control, X_FAILED=f"cannot execute {prepare.command[0]}: {error.strerror}")
         os._exit(EXIT_EXEC)
+
+
+def _end_with(master: int) -> None:
+    """Get SIGTERM when the master dies: a Python worker would see that its channel is closed."""
+    process.wait_until_adopted(master)
+    process.get_signal_when_parent_dies(signal.SIGTERM)
+    if os.getppid() != master:
+        os._exit(EXIT_EXEC)  # It died before.
 
 
 def _names(prepare: Prepare, count: int) -> list[str]:

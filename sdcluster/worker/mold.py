@@ -53,6 +53,7 @@ class _Mold:
         self._prepare = prepare
         self._interface: frames.Interface = "exec"
         self._app: Any = None
+        self._master = os.getppid()
 
     def run(self) -> None:
         with contextlib.suppress(OSError):  # The master is gone.
@@ -147,7 +148,14 @@ class _Mold:
         if pid == 0:
             os.close(writer)
             self._channel.close()
-            run_worker(self._app, self._interface, self._prepare, order, descriptors)
+            run_worker(
+                self._app,
+                self._interface,
+                self._prepare,
+                order,
+                descriptors,
+                master=self._master,
+            )
         os.write(writer, pid.to_bytes(8, "little", signed=True))
         os._exit(0)
 
@@ -170,6 +178,8 @@ def run_worker(
     prepare: frames.Prepare,
     order: frames.Fork,
     descriptors: Sequence[int],
+    *,
+    master: int,
 ) -> NoReturn:
     """Be the worker, in the child. `app` is None when it was not imported before the fork."""
     status = 0
@@ -177,7 +187,7 @@ def run_worker(
     try:
         _describe(prepare, order)
         if interface == "exec":
-            command.execute(prepare, order, control, descriptors[2:])
+            command.execute(prepare, order, control, descriptors[2:], master=master)
         _serve(app, interface, prepare, control, descriptors)
     except AppError as error:
         if error.detail:

@@ -112,12 +112,12 @@ class Instance:
         return [one["pid"] for one in self.status()["workers"] if one["state"] == "serving"]
 
     def mold_pids(self) -> list[int]:
-        """Return the pids of the molds: the master's children that lead a session of their own."""
+        """Return the pids of the molds: the master's children that have this title."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         found = []
         for pid in map(int, path.read_text().split()):
-            with contextlib.suppress(ProcessLookupError):
-                if os.getsid(pid) == pid:
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sdcluster: mold "):
                     found.append(pid)
         return sorted(found)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ class Handler(BaseHTTPRequestHandler):
         body = f"{os.environ['SDCLUSTER_SLOT']} {os.getpid()}\\n".encode()
         if self.path == "/inside":
             body = json.dumps(inside).encode()
+        if self.path == "/gated":
+            open("asked", "w").close()
+            while not os.path.exists("go"):
+                time.sleep(0.01)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -383,3 +388,61 @@ def test_command_receives_its_arguments_as_they_are(start: Start, tmp_path: Path
     command = Program("", "", [sys.executable, "show.py", *words])
     start(None, config=command.config(workers=1))
     assert json.loads((tmp_path / "arguments").read_text()) == words
+
+
+# Programs that start programs.
+
+WRAPPED = Program("server.py", SERVER, ["sh", "-c", f"{sys.executable} server.py; true"])
+"""The shell leads, its child serves; SIGTERM ends the shell at once."""
+
+
+def test_what_a_program_has_started_leaves_with_it(start: Start, tmp_path: Path) -> None:
+    """A reload replaces the children of a program too, and what they answer is answered."""
+    (tmp_path / WRAPPED.name).write_text(WRAPPED.source)
+    instance = start(None, config=WRAPPED.config(workers=1))
+    _, before = fetch(instance.address).text.split()
+    with ThreadPoolExecutor(1) as pool:
+        gated = pool.submit(fetch, instance.address, "/gated")
+        wait_until((tmp_path / "asked").exists, "the slow request")
+        reload = instance.begin_reload()
+        instance.wait_status(lambda status: status["last_exits"] or len(status["workers"]) == 2)
+        wait_until(lambda: fetch(instance.address).text.split()[1] != before, "the new code")
+        (tmp_path / "go").touch()
+        assert gated.result().text.split()[1] == before
+    assert reload.wait(10) == 0
+    assert int(before) not in instance.processes()
+    assert all(one.text.split()[1] != before for one in fetch_many(instance.address, 20))
+    assert instance.stop() == 0
+    assert instance.processes() == []
+
+
+def test_what_a_program_has_started_is_killed_after_the_drain(start: Start, tmp_path: Path) -> None:
+    """A child that does not end in the drain time-out does not serve old code for ever."""
+    (tmp_path / WRAPPED.name).write_text(WRAPPED.source)
+    config = WRAPPED.config("drain_timeout_s = 0.3", workers=1)
+    instance = start(None, config=config)
+    _, before = fetch(instance.address).text.split()
+    os.kill(int(before), signal.SIGSTOP)
+    assert instance.reload().returncode == 0
+    wait_until(lambda: int(before) not in instance.processes(), "the old child is gone")
+    assert fetch(instance.address).status == 200
+
+
+def test_what_a_crashed_program_has_started_goes_too(start: Start, tmp_path: Path) -> None:
+    """When the program dies of itself, its children do not serve beside the next one."""
+    (tmp_path / WRAPPED.name).write_text(WRAPPED.source)
+    instance = start(None, config=WRAPPED.config(workers=1))
+    _, before = fetch(instance.address).text.split()
+    os.kill(instance.worker_pids()[0], signal.SIGKILL)
+    instance.wait_status(lambda status: status["ready"] == 1 and status["restarts"] == 1)
+    assert fetch(instance.address).text.split()[1] != before
+    assert int(before) not in instance.processes()
+
+
+def test_program_ends_when_its_master_is_killed(start: Start, tmp_path: Path) -> None:
+    """A program gets SIGTERM when the master dies: the port is free for the next one."""
+    (tmp_path / PYTHON.name).write_text(PYTHON.source)
+    instance = start(None, config=PYTHON.config())
+    instance.signal(signal.SIGKILL)
+    instance.wait()
+    wait_until(lambda: instance.processes() == [], "no process is left")
