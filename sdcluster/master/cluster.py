@@ -211,7 +211,9 @@ class Cluster:
         }
         for key, has_changed in changed.items():
             if has_changed:
-                raise ConfigError(f"{config.source}: {key} has changed; that takes a restart")
+                raise ConfigError(
+                    f"{config.source}: {key} has changed; {self._traffic.how_to_restart()}"
+                )
         self._traffic.check(config)
         return config
 

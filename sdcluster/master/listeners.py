@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from sdcluster.address import Address, Family, same_as_socket
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError
 
+RESTART = "run 'systemctl daemon-reload', then restart the socket unit and the service"
+"""What makes a change of the listening sockets take effect under systemd."""
 BACKLOG = 4096
 """Capped by net.core.somaxconn, see listen(2)."""
 
@@ -76,7 +78,7 @@ def _adopt(fd: int, name: str, configured: Sequence[Address]) -> Listener:
 
 
 def _check(listeners: Sequence[Listener], configured: Sequence[Address]) -> None:
-    hint = "run 'systemctl daemon-reload' and restart the socket unit, or remove 'listen'"
+    hint = f"{RESTART}, or remove 'listen'"
     for address in configured:
         if not any(_is(listener, address) for listener in listeners):
             got = ", ".join(listener.address for listener in listeners)
@@ -232,6 +234,10 @@ class ListenerSet:
     def slots_with_own(self) -> int:
         """Return how many slots have a socket that is theirs alone; 0 when all are shared."""
         return 1 + max((one.slot for one in self.all if one.slot is not None), default=-1)
+
+    def are_inherited(self) -> bool:
+        """Whether they were passed, and are not the master's to bind anew."""
+        return any(listener.inherited for listener in self.all)
 
     def set_nonblocking(self) -> None:
         """Make accepting never block. The flag is shared with systemd, which does not mind."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sdcluster.config import Config
 from sdcluster.errors import ConfigError
 from sdcluster.master.dispatch import Dispatcher
-from sdcluster.master.listeners import ListenerSet
+from sdcluster.master.listeners import RESTART, ListenerSet
 from sdcluster.master.loop import Loop
 from sdcluster.master.workers import WorkerProcess
 
@@ -49,9 +49,12 @@ class Traffic:
             raise ConfigError(
                 f"{config.source}: workers: {config.workers} would leave a socket that nobody "
                 f"accepts on: with 'exec' and reuseport each of the {fewest} sockets of an "
-                "address needs a worker of its own; set workers, then run 'systemctl "
-                "daemon-reload' and restart socket and service, or choose shared"
+                f"address needs a worker of its own; {self.how_to_restart()}"
             )
+
+    def how_to_restart(self) -> str:
+        """Return what a user has to do for a change of the sockets."""
+        return RESTART if self._listeners.are_inherited() else "that takes a restart"
 
     def open(self) -> None:
         """Begin; connections wait until there are workers."""

@@ -69,6 +69,33 @@ def test_reuseport_gets_a_socket_per_slot_from_systemd(service: Service) -> None
     assert {service.get().split()[0] for _ in range(20)} == {"one"}
 
 
+def test_a_change_of_listen_takes_a_restart_of_socket_and_service(service: Service) -> None:
+    """A reload refuses it and says what to do; that done, the new address serves and no other."""
+    service.configure()
+    service.start()
+    old, service.port = service.port, service.port + 900
+    service.configure()
+    assert service.systemctl("reload", check=False).returncode != 0
+    assert any("restart the socket" in entry["MESSAGE"] for entry in service.journal())
+    assert service.vm.run("curl", "-s", f"http://127.0.0.1:{old}/").stdout.startswith("one")
+    service.vm.run("systemctl", "restart", service.socket, service.unit)
+    assert service.get().startswith("one")
+    assert service.vm.run("curl", "-s", f"http://127.0.0.1:{old}/", check=False).stdout == ""
+
+
+def test_an_instance_may_have_a_user_of_its_own(service: Service) -> None:
+    """`User=` in a drop-in is enough: the master, its folder and its workers are that user's."""
+    service.configure()
+    service.drop_in("[Service]\nUser=nobody\nGroup=nogroup\n")
+    service.start()
+    uid = service.vm.run("id", "-u", "nobody").stdout.strip()
+    for pid in (service.pid, *service.worker_pids()):
+        status = service.vm.run("cat", f"/proc/{pid}/status").stdout
+        assert re.search(rf"^Uid:\s+{uid}\s", status, re.MULTILINE)
+    service.systemctl("reload")
+    assert service.status()["generation"] == 2
+
+
 def test_socket_options_stay_as_systemd_set_them(service: Service) -> None:
     """Backlog and options of an inherited socket are the same before and after the start."""
     service.configure()
