@@ -25,6 +25,11 @@ class Candidate(Protocol):
 C = TypeVar("C", bound=Candidate)
 
 
+def fewest_outstanding(candidates: Sequence[C]) -> C:
+    """Return the worker that has the fewest connections to take, however full it is."""
+    return min(candidates, key=lambda candidate: candidate.outstanding())
+
+
 class RoundRobin:
     """Each worker in turn, full ones passed over."""
 

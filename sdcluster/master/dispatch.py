@@ -10,8 +10,9 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from sdcluster.core.balance import RoundRobin
-from sdcluster.master.channels import WorkerChannel
+from sdcluster.core.balance import RoundRobin, fewest_outstanding
+from sdcluster.master.channels import SENSELESS, WorkerChannel
+from sdcluster.master.listeners import BACKLOG
 from sdcluster.master.loop import Loop, Timer
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 
@@ -56,7 +57,7 @@ class Dispatcher:
         if fd not in self._listeners:
             self._listeners[fd] = listener
             if not self._paused:
-                self._loop.add(fd, lambda: self._accept_from(listener))
+                self._loop.add(fd, lambda: self._accept_some(listener))
 
     def unwatch(self, listener: socket.socket) -> None:
         """Leave a listener's connections in its backlog, or to somebody else."""
@@ -85,39 +86,74 @@ class Dispatcher:
             self._resume()
 
     def accept_all(self, listener: socket.socket) -> None:
-        """Empty the backlog of a listener that is about to be closed."""
-        for _ in range(65536):
-            if not self._accept_some(listener, limit=ACCEPTS_PER_TURN):
+        """Empty the backlog of a listener that is about to be closed, however full workers are.
+
+        No more than a backlog holds, so that clients that go on coming are not accepted for ever;
+        and no more than the workers' channels hold: thousands of connections each, in transit at
+        most as many as a process may have descriptors (ETOOMANYREFS, unix(7)).
+        """
+        for _ in range(BACKLOG // ACCEPTS_PER_TURN + 1):
+            if not self._give_anyway():
                 return
+            error = self._accept_returned(listener)
+            if error is not None:
+                self._pause_exhausted(error)
+            if not self._returned:
+                return
+        self._give_anyway()
 
-    def _accept_from(self, listener: socket.socket) -> None:
-        self._accept_some(listener, limit=ACCEPTS_PER_TURN)
+    def _accept_returned(self, listener: socket.socket) -> OSError | None:
+        """Accept as if the connections had come back. Return what kept others from coming."""
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                connection = _accept(listener)
+            except OSError as error:
+                return error
+            if connection is None:
+                return None
+            self._returned.append(connection)
+        return None
 
-    def _accept_some(self, listener: socket.socket, *, limit: int) -> bool:
-        """Accept and give up to `limit` connections; False when there may be no more to have."""
+    def _give_anyway(self) -> bool:
+        """Give what has come back to the workers with the fewest to take; False if some is left."""
+        workers = [worker for worker in self._workers if worker.outstanding() < SENSELESS]
+        while self._returned and workers:
+            worker = fewest_outstanding(workers)
+            share = min(-(-len(self._returned) // len(workers)), MAX_CONNECTIONS_PER_FRAME)
+            some = [self._returned.popleft() for _ in range(share)]
+            try:
+                worker.give(some)
+            except OSError:
+                self._returned.extendleft(reversed(some))
+                workers.remove(worker)  # Its channel is full, or closed.
+                continue
+            for fd in some:
+                os.close(fd)
+        return bool(workers) and not self._returned
+
+    def _accept_some(self, listener: socket.socket) -> None:
+        """Accept connections for a turn of the loop, as long as workers have room."""
         given: dict[WorkerChannel, list[int]] = {}
         accepted = 0
         error: OSError | None = None
         full = False
         workers = [_Counted(worker) for worker in self._workers]
-        while accepted < limit:
+        while accepted < ACCEPTS_PER_TURN:
             chosen = self._balance.pick(workers)
             if chosen is None:
                 full = True
                 break
             try:
-                connection, _ = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                break
-            except ConnectionAbortedError:
-                continue  # The client went away while it was queued: accept(2).
+                connection = _accept(listener)
             except OSError as failure:
                 error = failure
+                break
+            if connection is None:
                 break
             self._balance.advance()
             accepted += 1
             chosen.new += 1
-            given.setdefault(chosen.channel, []).append(connection.detach())
+            given.setdefault(chosen.channel, []).append(connection)
         for worker, connections in given.items():
             self._give(worker, connections)
         if error is not None:
@@ -126,7 +162,6 @@ class Dispatcher:
             self._pause_full()
         elif accepted:
             self._exhausted = False
-        return accepted == limit
 
     def _give(self, worker: WorkerChannel, connections: list[int]) -> None:
         """Pass connections on, and close the master's own copies of them."""
@@ -191,7 +226,7 @@ class Dispatcher:
             for worker in self._workers:
                 worker.ask_for_room(False)
             for fd, listener in self._listeners.items():
-                self._loop.add(fd, lambda listener=listener: self._accept_from(listener))  # type: ignore[misc]
+                self._loop.add(fd, lambda listener=listener: self._accept_some(listener))  # type: ignore[misc]
         self._give_returned()
 
     def close(self) -> None:
@@ -200,6 +235,18 @@ class Dispatcher:
             self.unwatch(listener)
         while self._returned:
             os.close(self._returned.popleft())
+
+
+def _accept(listener: socket.socket) -> int | None:
+    """Return the next connection; None when there is none. Raises OSError."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return None
+        except ConnectionAbortedError:
+            continue  # The client went away while it was queued: accept(2).
+        return connection.detach()
 
 
 class _Counted:

@@ -82,9 +82,12 @@ class Intake:
         tell(self._control, **assignments)
 
     def stop_accepting(self) -> None:
-        """Leave the listeners to others; what the master sends is still taken."""
+        """Leave the listeners to others, if there are any; what the master sends is still taken."""
         self._closed = True
         self._pause()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     def look_for_room(self) -> None:
         """Accept again if fewer connections are open than allowed; called when one has closed."""

@@ -2,7 +2,9 @@
 
 import socket
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,10 @@ async def http(scope, receive, send):
     if path == "/slow":
         begun()
         await gate()
+    if path == "/block":
+        begun()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
     if path == "/upload":
         begun()
         size = 0
@@ -330,3 +336,57 @@ def test_a_second_sigterm_ends_the_drain(start: Start, tmp_path: Path) -> None:
     assert instance.wait(5) == 0
     assert "is stopped at once: SIGKILL" in instance.log()
     assert not instance.processes()
+
+
+@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+def test_a_stop_answers_all_that_wait_in_the_backlog(
+    start: Start, tmp_path: Path, scheduling: str
+) -> None:
+    """Also many more than the workers have taken, when the master's own sockets end with it."""
+    config = f'scheduling = "{scheduling}"\nmax_connections = 50\n'
+    instance = start(APP, config=CONFIG.format(20).replace("workers = 1", "workers = 2") + config)
+    with ExitStack() as stack:
+        clients: list[socket.socket] = []
+
+        def ask(path: str) -> None:
+            clients.append(stack.enter_context(dial(instance.address)))
+            clients[-1].sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+
+        def are_busy(workers: int) -> bool:
+            if len(list(tmp_path.glob("begun-*"))) < workers:
+                ask("/block")  # With reuseport it may come to the one that is blocked already.
+                return False
+            return True
+
+        wait_until(lambda: are_busy(2), "both workers are blocked")
+        for _ in range(200):
+            ask("/")
+        instance.process.terminate()
+        instance.wait_log("is retired: stop")
+        (tmp_path / "go").touch()
+        answers = [read_to_end(client) for client in clients]
+    assert Counter(one.split(b"\r\n")[0] for one in answers) == {b"HTTP/1.1 200 OK": len(clients)}
+    assert instance.wait() == 0
+
+
+@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+def test_a_stop_refuses_new_clients_while_the_workers_drain(
+    start: Start, tmp_path: Path, scheduling: str
+) -> None:
+    """The master's own sockets are closed by all that hold them: nobody waits there in vain."""
+    instance = start(APP, config=CONFIG.format(20) + f'scheduling = "{scheduling}"\n')
+    answer = begin(instance, tmp_path, "/slow")
+    instance.process.terminate()
+
+    def is_refused() -> bool:
+        try:
+            dial(instance.address).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    wait_until(is_refused, "a new client is refused")
+    assert not answer.done()
+    (tmp_path / "go").touch()
+    assert answer.result().status == 200
+    assert instance.wait() == 0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdcluster.core.balance import MAX_OUTSTANDING, RoundRobin
+from sdcluster.core.balance import MAX_OUTSTANDING, RoundRobin, fewest_outstanding
 
 
 @dataclass
@@ -67,3 +67,9 @@ def test_turn_goes_on_when_workers_come_and_go() -> None:
     balance, workers = RoundRobin(max_connections=0), [Load(), Load(), Load()]
     assert spread(balance, workers, 3) == [0, 1, 2]
     assert spread(balance, workers[:2], 2) == [1, 0]
+
+
+def test_fewest_outstanding_knows_no_limit() -> None:
+    """When all are full, the one that is least behind is found."""
+    workers = [Load(given=3 * MAX_OUTSTANDING), Load(given=2 * MAX_OUTSTANDING, open=1000)]
+    assert fewest_outstanding(workers) is workers[1]

@@ -1,6 +1,7 @@
 """Accepting connections and giving them to workers, with fakes for loop, workers and listener."""
 
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +10,9 @@ from typing import cast
 import pytest
 
 from sdcluster.core.balance import MAX_OUTSTANDING
-from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.channels import SENSELESS, WorkerChannel
 from sdcluster.master.dispatch import ACCEPTS_PER_TURN, Dispatcher
+from sdcluster.master.listeners import BACKLOG
 from sdcluster.master.loop import Loop, Timer
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 
@@ -378,12 +380,70 @@ def test_listener_watched_during_a_pause_is_accepted_from_after_it(scene: Set) -
     one.listener.closed += other.closed
 
 
-def test_backlog_of_a_listener_can_be_emptied_before_it_is_closed(scene: Set) -> None:
-    """More than one turn takes, as long as there are workers with room."""
-    one = scene(1, queue=3 * ACCEPTS_PER_TURN)
-    one.workers[0].taken = 10_000
+def test_backlog_of_a_listener_that_ends_is_given_to_workers_however_full(scene: Set) -> None:
+    """In equal shares, also of what they have not taken by now."""
+    one = scene(2, queue=MAX_OUTSTANDING, max_connections=MAX_OUTSTANDING)
+    one.loop.turn()
+    one.workers[0].open = MAX_OUTSTANDING
+    one.listener.queue = 3 * ACCEPTS_PER_TURN
     one.dispatcher.accept_all(one.socket)
-    assert one.listener.queue == 0 and one.counts() == [3 * ACCEPTS_PER_TURN]
+    assert one.listener.queue == 0
+    first, second = one.counts()
+    assert first + second == MAX_OUTSTANDING + 3 * ACCEPTS_PER_TURN
+    assert abs(first - second) <= MAX_CONNECTIONS_PER_FRAME
+
+
+def test_backlog_that_ends_goes_to_workers_that_can_take_it(scene: Set) -> None:
+    """Not to one whose channel is full or closed, nor to one whose counters make no sense."""
+    one = scene(3, queue=100)
+    one.workers[0].error = BlockingIOError()
+    one.workers[1].taken = -SENSELESS
+    one.dispatcher.accept_all(one.socket)
+    assert one.counts() == [0, 0, 100]
+
+
+def test_what_came_back_is_given_before_the_backlog_ends(scene: Set) -> None:
+    """It waits for room no longer, as there will be no other time."""
+    one = scene(2, queue=MAX_OUTSTANDING)
+    one.workers[1].open = one.workers[1].taken = 1000
+    one.loop.turn()
+    one.dispatcher.remove(one.channel(0))
+    one.dispatcher.give_back(one.workers[0].frames.pop())
+    one.workers[1].taken = 0
+    one.dispatcher.accept_all(one.socket)
+    assert one.counts() == [0, MAX_OUTSTANDING]
+
+
+def test_backlog_that_ends_stays_where_it_is_without_workers(scene: Set) -> None:
+    """What nobody can be given is not accepted."""
+    one = scene(0, queue=5)
+    one.dispatcher.accept_all(one.socket)
+    assert one.listener.queue == 5
+
+
+def test_backlog_that_ends_is_accepted_in_parts_when_descriptors_are_few(scene: Set) -> None:
+    """Those accepted are given away, which makes room; with none accepted it is given up."""
+    one = scene(1, queue=5)
+    accept, calls = one.listener.accept, itertools.count()
+
+    def accept_every_second_time() -> tuple[socket.socket, None]:
+        if next(calls) % 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept()
+
+    one.listener.accept = accept_every_second_time  # type: ignore[method-assign]
+    one.dispatcher.accept_all(one.socket)
+    assert one.counts() == [5]
+
+
+def test_clients_that_go_on_coming_are_not_accepted_for_ever(scene: Set) -> None:
+    """A backlog that fills again and again is emptied of what it may have held at first."""
+    one = scene(1, queue=2 * BACKLOG)
+    one.listener.accept = lambda: (socket.socket(), None)  # type: ignore[method-assign]
+    given: list[int] = []
+    one.workers[0].give = given.extend  # type: ignore[method-assign,assignment]
+    one.dispatcher.accept_all(one.socket)
+    assert BACKLOG < len(given) <= BACKLOG + ACCEPTS_PER_TURN
 
 
 def test_closed_dispatcher_closes_what_nobody_took(scene: Set) -> None:
