@@ -1,4 +1,4 @@
-"""Calls to the kernel about the own process that the standard library lacks: prctl(2), the title.
+"""What the standard library lacks about the own process: prctl(2), the title, room for more.
 
 Used by the master and by the workers; it needs the standard library alone.
 """
@@ -63,6 +63,17 @@ def set_name(name: str) -> None:
     """Name the process for the kernel, in at most 15 bytes: what top(1) and /proc/PID/comm show."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def require_descriptors(count: int, *, like: int) -> None:
+    """Make sure that `count` descriptors can be opened; `like` is one. Raises OSError (EMFILE)."""
+    spare: list[int] = []
+    try:
+        for _ in range(count):
+            spare.append(os.dup(like))
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 def _arguments() -> tuple[int, int]:

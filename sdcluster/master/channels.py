@@ -1,7 +1,7 @@
 """A worker as the master reaches it: its control channel and its scoreboard.
 
 The master keeps a duplicate of the worker's end of the channel. When the worker is dead, what it
-has not taken is still in there and is taken back: no connection is lost between two processes.
+has not taken is still in there (`Untaken`): no connection is lost between two processes.
 """
 
 import array
@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from sdcluster import process
 from sdcluster.errors import ProtocolError
 from sdcluster.wire import channel, notify
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
@@ -109,23 +110,9 @@ class WorkerChannel:
             raise ProtocolError("it has shut its channel down, or sent an empty frame")
         return notify.decode(data)
 
-    def take_back(self) -> list[int]:
-        """Return the connections that the worker, dead by now, has not taken."""
-        self._theirs.setblocking(False)
-        connections: list[int] = []
-        while True:
-            try:
-                # Not socket.recv_fds, which ignores the flag.
-                data, ancillary, _, _ = self._theirs.recvmsg(
-                    channel.MAX_CONNECTIONS_PER_FRAME, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-                )
-            except OSError:
-                break
-            connections.extend(_descriptors(ancillary))
-            if not data:
-                break
-        self._sent -= len(connections)
-        return connections
+    def untaken(self) -> "Untaken":
+        """Return what the worker, dead by now, has not taken; it outlives the channel."""
+        return Untaken(socket.socket(fileno=self._theirs.detach()))
 
     def close(self) -> None:
         """Release everything."""
@@ -134,6 +121,54 @@ class WorkerChannel:
         self._page.close()
         self._ours.close()
         self._theirs.close()
+
+
+class Untaken:
+    """The connections that a dead worker has left in its channel, still in there.
+
+    They are taken out only when there are descriptors for them: the kernel drops those that do not
+    fit (MSG_CTRUNC, recvmsg(2)).
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        """`end` is the worker's end of the channel."""
+        self._end = end
+        self._end.setblocking(False)
+
+    def next_count(self) -> int:
+        """Return how many connections `take` would return; 0 when there are no more."""
+        while True:
+            try:
+                order = self._end.recv(channel.MAX_CONNECTIONS_PER_FRAME, socket.MSG_PEEK)
+            except ConnectionResetError:
+                continue  # Told once, when the other end was closed with something unread in it.
+            except BlockingIOError:
+                return 0
+            if not order or order.startswith(channel.CONNECTION):
+                return len(order)
+            self._receive()
+
+    def take(self) -> list[int]:
+        """Return the next connections, none when there are no more.
+
+        Raises OSError when there are too few descriptors for them; they stay where they are.
+        """
+        count = self.next_count()
+        if not count:
+            return []
+        process.require_descriptors(count, like=self._end.fileno())
+        return self._receive()
+
+    def _receive(self) -> list[int]:
+        # Not socket.recv_fds, which ignores the flag.
+        _, ancillary, _, _ = self._end.recvmsg(
+            channel.MAX_CONNECTIONS_PER_FRAME, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        return _descriptors(ancillary)
+
+    def close(self) -> None:
+        """Close it, and with it the connections that are still in there."""
+        self._end.close()
 
 
 def close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:

@@ -14,7 +14,7 @@ from sdcluster.core import events as ev
 from sdcluster.core.states import Generation, Slot, WorkerId
 from sdcluster.errors import ProtocolError, SpawnError
 from sdcluster.master import health
-from sdcluster.master.channels import SENSELESS, WorkerChannel
+from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.loop import Loop
 from sdcluster.master.molds import Mold
@@ -42,11 +42,11 @@ class Children:
         journal: Journal,
         report: Callable[[ev.Event], None],
         on_room: Callable[[], None],
-        on_gone: Callable[[WorkerProcess, Sequence[int]], None],
+        on_gone: Callable[[WorkerProcess, Untaken], None],
     ) -> None:
         """`report` is told each event. `on_room` is told that a worker has taken connections.
 
-        `on_gone` is told that a worker is dead, with the connections that it had not taken.
+        `on_gone` is told that a worker is dead, and owns what that had not taken.
         """
         self.workers: dict[int, WorkerProcess] = {}
         self._loop = loop
@@ -318,7 +318,7 @@ class Children:
 
     def _gone(self, process: WorkerProcess, status: str) -> None:
         del self.workers[process.id]
-        self._on_gone(process, process.channel.take_back())
+        self._on_gone(process, process.channel.untaken())
         self._release(process)
         self._report(ev.WorkerExited(WorkerId(process.id), status))
 

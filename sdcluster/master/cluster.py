@@ -7,7 +7,7 @@ a decision becomes a deed. Nothing is decided here.
 import random
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from sdcluster.config import MAX_WORKERS, Config
@@ -16,6 +16,7 @@ from sdcluster.core import events as ev
 from sdcluster.core.states import Generation, Phase, Policy, Slot, WorkerId, WorkerState
 from sdcluster.core.supervisor import Supervisor
 from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError, SpawnError
+from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.journal import Journal
@@ -131,9 +132,9 @@ class Cluster:
         fewest = self._traffic.fewest_workers()
         self.feed(ev.ScaleRequested(min(max(fewest, workers), MAX_WORKERS)))
 
-    def _worker_gone(self, process: WorkerProcess, connections: Sequence[int]) -> None:
+    def _worker_gone(self, process: WorkerProcess, untaken: Untaken) -> None:
         self._traffic.dismiss(process)
-        self._traffic.give_back(connections)
+        self._traffic.give_back(untaken)
 
     # Decisions become deeds.
 

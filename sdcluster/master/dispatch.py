@@ -8,10 +8,10 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from sdcluster.core.balance import RoundRobin, fewest_outstanding
-from sdcluster.master.channels import SENSELESS, WorkerChannel
+from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
 from sdcluster.master.listeners import BACKLOG
 from sdcluster.master.loop import Loop, Timer
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
@@ -41,8 +41,10 @@ class Dispatcher:
         self._listeners: dict[int, socket.socket] = {}
         self._workers: list[WorkerChannel] = []
         self._returned: deque[int] = deque()
+        self._untaken: deque[Untaken] = deque()
         self._paused = False
         self._retry: Timer | None = None
+        self._retry_untaken: Timer | None = None
         self._exhausted = False
 
     def set_max_connections(self, max_connections: int) -> None:
@@ -75,10 +77,13 @@ class Dispatcher:
         if worker in self._workers:
             self._workers.remove(worker)
 
-    def give_back(self, connections: Iterable[int]) -> None:
-        """Take connections whose worker died before it took them, and give them to others."""
-        self._returned.extend(connections)
-        self._give_returned()
+    def give_back(self, untaken: Untaken) -> None:
+        """Give others the connections whose worker died before it took them."""
+        if untaken.next_count():
+            self._untaken.append(untaken)
+            self._give_returned()
+        else:
+            untaken.close()
 
     def room(self) -> None:
         """Go on: a worker has taken connections."""
@@ -117,7 +122,7 @@ class Dispatcher:
     def _give_anyway(self) -> bool:
         """Give what has come back to the workers with the fewest to take; False if some is left."""
         workers = [worker for worker in self._workers if worker.outstanding() < SENSELESS]
-        while self._returned and workers:
+        while workers and (self._returned or self._take_back()):
             worker = fewest_outstanding(workers)
             share = min(-(-len(self._returned) // len(workers)), MAX_CONNECTIONS_PER_FRAME)
             some = [self._returned.popleft() for _ in range(share)]
@@ -160,7 +165,7 @@ class Dispatcher:
             self._pause_exhausted(error)
         elif full:
             self._pause_full()
-        elif accepted:
+        elif accepted and self._retry_untaken is None:
             self._exhausted = False
 
     def _give(self, worker: WorkerChannel, connections: list[int]) -> None:
@@ -178,10 +183,12 @@ class Dispatcher:
                 os.close(fd)
 
     def _give_returned(self) -> None:
-        while self._returned:
+        while self._returned or self._untaken:
             worker = self._balance.pick(self._workers)
             if worker is None:
                 self._pause_full()
+                return
+            if not self._returned and not self._take_back():
                 return
             self._balance.advance()  # Also past one that does not take it, or it is always asked.
             fd = self._returned.popleft()
@@ -192,6 +199,28 @@ class Dispatcher:
                 self._pause_full()
                 return
             os.close(fd)
+
+    def _take_back(self) -> bool:
+        """Take the next connections that a dead worker has left; False when none can be had."""
+        if not self._untaken:
+            return False
+        untaken = self._untaken[0]
+        try:
+            self._returned.extend(untaken.take())
+        except OSError as error:
+            self._tell_exhausted(error)
+            if self._retry_untaken is None:
+                retry = self._loop.call_later(EXHAUSTED_RETRY_S, self._give_returned_again)
+                self._retry_untaken = retry
+            return False
+        if not untaken.next_count():
+            untaken.close()
+            self._untaken.popleft()
+        return True
+
+    def _give_returned_again(self) -> None:
+        self._retry_untaken = None
+        self._give_returned()
 
     def _pause_full(self) -> None:
         """Leave connections in the backlog until a worker has room."""
@@ -204,10 +233,13 @@ class Dispatcher:
             # Also covers a worker that took its connections just before it was asked to tell.
             self._retry = self._loop.call_later(FULL_RETRY_S, self._resume)
 
-    def _pause_exhausted(self, error: OSError) -> None:
+    def _tell_exhausted(self, error: OSError) -> None:
         if error.errno in _EXHAUSTED and not self._exhausted:
             self._exhausted = True
             self._on_exhausted(error)
+
+    def _pause_exhausted(self, error: OSError) -> None:
+        self._tell_exhausted(error)
         if not self._paused:
             self._pause()
             self._retry = self._loop.call_later(EXHAUSTED_RETRY_S, self._resume)
@@ -235,6 +267,8 @@ class Dispatcher:
             self.unwatch(listener)
         while self._returned:
             os.close(self._returned.popleft())
+        while self._untaken:
+            self._untaken.popleft().close()
 
 
 def _accept(listener: socket.socket) -> int | None:

@@ -9,10 +9,11 @@ Commands always accept by themselves; what nobody accepts waits in the backlog. 
 a slot that has run a command keeps one: nobody else could empty the slot's socket.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from sdcluster.config import Config
 from sdcluster.errors import ConfigError
+from sdcluster.master.channels import Untaken
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import RESTART, ListenerSet
 from sdcluster.master.loop import Loop
@@ -92,9 +93,9 @@ class Traffic:
         """Give a worker nothing more. Harmless when it was not admitted."""
         self._dispatcher.remove(process.channel)
 
-    def give_back(self, connections: Iterable[int]) -> None:
+    def give_back(self, untaken: Untaken) -> None:
         """Give others what a worker had not taken before it died."""
-        self._dispatcher.give_back(connections)
+        self._dispatcher.give_back(untaken)
 
     def room(self) -> None:
         """Go on: a worker has taken connections."""

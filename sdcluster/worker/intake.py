@@ -9,13 +9,13 @@ import array
 import asyncio
 import errno
 import logging
-import os
 import resource
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sdcluster import process
 from sdcluster.errors import ProtocolError
 from sdcluster.wire import channel, notify
 from sdcluster.wire.scoreboard import Field, Scoreboard
@@ -201,15 +201,12 @@ class Intake:
                 return False
         except OSError:
             return False
-        spare: list[int] = []
         try:
-            for _ in range(channel.MAX_CONNECTIONS_PER_FRAME):
-                spare.append(os.dup(self._control.fileno()))
+            process.require_descriptors(
+                channel.MAX_CONNECTIONS_PER_FRAME, like=self._control.fileno()
+            )
         except OSError:
             return True
-        finally:
-            for fd in spare:
-                os.close(fd)
         return False
 
     def _open(self, connection: socket.socket) -> None:

@@ -1,10 +1,12 @@
 """Limits of the system that are reached: the reason is told, nothing spins, and it gets better."""
 
+import itertools
 import os
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ from conftest import HELLO, Start
 from control import Client
 from instance import Instance, wait_until
 from processes import cpu_s, descriptors, memory_mb
-from web import connection, fetch, fetch_many
+from web import backlog, connection, fetch, fetch_many
+
+from sdcluster.core.balance import MAX_OUTSTANDING
 
 HOARDS = """
 import os
@@ -60,6 +64,12 @@ def limited(pid: int, what: int, soft: int) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, what, before)
+
+
+def lowest_limit(pid: int) -> int:
+    """Return the limit of descriptors up to which a process has opened each one."""
+    opened = {int(entry.name) for entry in os.scandir(f"/proc/{pid}/fd")}
+    return next(fd for fd in itertools.count() if fd not in opened)
 
 
 def serving(instance: Instance) -> dict[int, int]:
@@ -110,6 +120,27 @@ def test_a_master_out_of_descriptors_cannot_reload_and_says_so(start: Start) -> 
         assert fetch(instance.address).status == 200
     assert serving(instance) == before
     assert instance.reload().returncode == 0
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_master_out_of_descriptors_loses_nothing_of_a_dead_worker(
+    start: Start, room: int
+) -> None:
+    """What a worker had not taken stays in its channel until there are descriptors for it."""
+    with ThreadPoolExecutor(20) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
+        instance = start(HELLO, "--workers", "2", sockets=[listener])
+        pids = serving(instance)
+        for pid in pids.values():
+            kill(pid, signal.SIGSTOP)
+        answers = [pool.submit(fetch, instance.address) for _ in range(20)]
+        wait_until(lambda: backlog(listener)[0] == 20 - 2 * MAX_OUTSTANDING, "full workers")
+        with limited(instance.pid, resource.RLIMIT_NOFILE, lowest_limit(instance.pid) + room):
+            kill(pids[0], signal.SIGKILL)
+            instance.wait_log("of slot 0 is gone (crash)")
+            kill(pids[1], signal.SIGCONT)
+            instance.wait_log("cannot accept: Too many open files; connections wait")
+        assert [one.result().status for one in answers] == [200] * 20
+    instance.wait_status(lambda status: status["ready"] == 2)
 
 
 @pytest.mark.parametrize("scheduling", ["round-robin", "shared"])

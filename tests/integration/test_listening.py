@@ -2,13 +2,12 @@
 
 import shutil
 import socket
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import HELLO, Start
-from web import connection, dial, fetch, fetch_many, slots
+from web import backlog, connection, dial, fetch, fetch_many, slots
 
 SCHEDULING = ["round-robin", "shared", "reuseport"]
 ACTIVATOR = shutil.which("systemd-socket-activate")
@@ -122,13 +121,6 @@ def test_more_sockets_than_workers_are_served_too(start: Start) -> None:
         options = ("--workers", "1", "--scheduling", "reuseport")
         instance = start(HELLO, *options, sockets=[first, second])
         assert all(one.status == 200 for one in fetch_many(instance.address, 40))
-
-
-def backlog(listener: socket.socket) -> tuple[int, int]:
-    """Return how many connections wait in a TCP socket's backlog, and how many may. tcp(7)."""
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    waiting, limit = struct.unpack_from("2I", info, 8 + 4 * 4)
-    return waiting, limit
 
 
 OPTIONS = [

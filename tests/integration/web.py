@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,13 @@ def dial(address: str, timeout_s: float = TIMEOUT_S) -> socket.socket:
         return sock
     host, _, port = address.rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+
+
+def backlog(listener: socket.socket) -> tuple[int, int]:
+    """Return how many connections wait in a TCP socket's backlog, and how many may. tcp(7)."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    waiting, limit = struct.unpack_from("2I", info, 8 + 4 * 4)
+    return waiting, limit
 
 
 class Connection(HTTPConnection):

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from sdcluster.core.balance import MAX_OUTSTANDING
-from sdcluster.master.channels import SENSELESS, WorkerChannel
+from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
 from sdcluster.master.dispatch import ACCEPTS_PER_TURN, Dispatcher
 from sdcluster.master.listeners import BACKLOG
 from sdcluster.master.loop import Loop, Timer
@@ -115,6 +115,31 @@ class FakeWorker:
         self.taken = len(self.given)
 
 
+class FakeUntaken:
+    """What a dead worker has not taken: frames of duplicates, or errors."""
+
+    def __init__(self, *frames: list[int]) -> None:
+        self.frames = list(frames)
+        self.error: OSError | None = None
+        self.closed = False
+
+    def next_count(self) -> int:
+        """Return how many connections come next."""
+        return len(self.frames[0]) if self.frames else 0
+
+    def take(self) -> list[int]:
+        """Return the next ones."""
+        if self.error is not None:
+            raise self.error
+        return self.frames.pop(0) if self.frames else []
+
+    def close(self) -> None:
+        """Close what is left."""
+        self.closed = True
+        for fd in (fd for frame in self.frames for fd in frame):
+            os.close(fd)
+
+
 class Scene:
     """A dispatcher among fakes."""
 
@@ -140,6 +165,14 @@ class Scene:
     def channel(self, index: int) -> WorkerChannel:
         """A worker as the dispatcher sees it."""
         return cast(WorkerChannel, self.workers[index])
+
+    def die(self, index: int) -> FakeUntaken:
+        """Have a worker die that has taken nothing."""
+        untaken = FakeUntaken(*self.workers[index].frames)
+        self.workers[index].frames = []
+        self.dispatcher.remove(self.channel(index))
+        self.dispatcher.give_back(cast(Untaken, untaken))
+        return untaken
 
     def counts(self) -> list[int]:
         """How many connections each worker was given."""
@@ -274,22 +307,57 @@ def test_connections_of_a_dead_worker_are_given_to_others(scene: Set) -> None:
     """What a worker had not taken when it died is not lost."""
     one = scene(3, queue=3)
     one.loop.turn()
-    one.dispatcher.remove(one.channel(0))
-    one.dispatcher.give_back([one.workers[0].frames[0].pop()])
+    untaken = one.die(0)
     assert one.counts() == [0, 2, 1] or one.counts() == [0, 1, 2]
+    assert untaken.closed
 
 
 def test_connections_that_came_back_wait_for_a_worker(scene: Set) -> None:
     """They are older than those in the backlog, and come first."""
     one = scene(1, queue=1)
     one.loop.turn()
-    one.dispatcher.remove(one.channel(0))
-    one.dispatcher.give_back([one.workers[0].frames[0].pop()])
+    one.die(0)
     assert one.is_paused()
     worker = FakeWorker()
     one.workers.append(worker)
     one.dispatcher.add(cast(WorkerChannel, worker))
     assert one.counts() == [0, 1] and not one.is_paused()
+
+
+def test_worker_that_dies_with_nothing_untaken_leaves_nothing(scene: Set) -> None:
+    """What it had is closed at once."""
+    one = scene(1)
+    assert one.die(0).closed and not one.is_paused()
+
+
+def test_connections_stay_with_the_dead_worker_without_descriptors_for_them(scene: Set) -> None:
+    """It is told once, others are accepted meanwhile, and those get theirs when it is better."""
+    one = scene(2, queue=4)
+    one.loop.turn()
+    untaken = FakeUntaken(*one.workers[0].frames)
+    untaken.error = OSError(errno.EMFILE, "Too many open files")
+    one.workers[0].frames = []
+    one.dispatcher.remove(one.channel(0))
+    one.dispatcher.give_back(cast(Untaken, untaken))
+    for _ in range(3):
+        one.listener.queue = 1
+        one.loop.turn()
+        one.loop.wait()
+    assert one.counts() == [0, 5] and len(one.exhausted) == 1 and not one.is_paused()
+    untaken.error = None
+    one.loop.wait()
+    assert one.counts() == [0, 7] and untaken.closed
+
+
+def test_connections_stay_with_the_dead_worker_until_another_has_room(scene: Set) -> None:
+    """They take no descriptors until then."""
+    one = scene(2, queue=2 * MAX_OUTSTANDING)
+    one.loop.turn()
+    untaken = one.die(0)
+    assert untaken.frames and one.is_paused()
+    one.workers[1].take_all()
+    one.dispatcher.room()
+    assert one.counts() == [0, 2 * MAX_OUTSTANDING] and untaken.closed
 
 
 def test_worker_whose_channel_is_full_or_dead_loses_no_connection(scene: Set) -> None:
@@ -407,8 +475,7 @@ def test_what_came_back_is_given_before_the_backlog_ends(scene: Set) -> None:
     one = scene(2, queue=MAX_OUTSTANDING)
     one.workers[1].open = one.workers[1].taken = 1000
     one.loop.turn()
-    one.dispatcher.remove(one.channel(0))
-    one.dispatcher.give_back(one.workers[0].frames.pop())
+    one.die(0)
     one.workers[1].taken = 0
     one.dispatcher.accept_all(one.socket)
     assert one.counts() == [0, MAX_OUTSTANDING]
@@ -452,6 +519,16 @@ def test_closed_dispatcher_closes_what_nobody_took(scene: Set) -> None:
     one.workers[0].error = BrokenPipeError()
     one.loop.turn()
     one.dispatcher.close()
+    assert one.listener.closed[0].recv(1) == b""
+
+
+def test_closed_dispatcher_closes_what_a_dead_worker_has_left(scene: Set) -> None:
+    """The client sees the end."""
+    one = scene(1, queue=1)
+    one.loop.turn()
+    untaken = one.die(0)
+    one.dispatcher.close()
+    assert untaken.closed
     assert one.listener.closed[0].recv(1) == b""
 
 

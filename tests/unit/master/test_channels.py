@@ -1,0 +1,136 @@
+"""A worker's channel, and what a dead worker leaves in it."""
+
+import array
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sdcluster.master.channels import Untaken, WorkerChannel
+from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
+
+
+@contextmanager
+def room_for(descriptors: int) -> Iterator[None]:
+    """Leave this process so many descriptors while the body runs."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.dup(0) for _ in range(descriptors)]
+    lowest = os.dup(0)
+    for fd in (*free, lowest):
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def give(channel: WorkerChannel, count: int) -> list[socket.socket]:
+    """Give a worker connections in one frame, and return their clients."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    channel.give([accepted.fileno() for accepted, _ in pairs])
+    for accepted, client in pairs:
+        accepted.close()
+        client.setblocking(False)
+    return [client for _, client in pairs]
+
+
+def take_all(untaken: Untaken) -> list[int]:
+    """Return how many connections come at a time, and close them and what they came from."""
+    counts = []
+    while count := untaken.next_count():
+        connections = untaken.take()
+        assert len(connections) == count
+        counts.append(count)
+        for fd in connections:
+            os.close(fd)
+    assert untaken.take() == []
+    untaken.close()
+    return counts
+
+
+@pytest.fixture
+def channel() -> Iterator[WorkerChannel]:
+    """Make a channel."""
+    made = WorkerChannel()
+    yield made
+    made.close()
+
+
+def test_what_a_dead_worker_has_not_taken_is_taken_back(channel: WorkerChannel) -> None:
+    """In order, past what is no connection."""
+    channel.admit()
+    clients = give(channel, 3) + give(channel, MAX_CONNECTIONS_PER_FRAME)
+    channel.admit()
+    assert take_all(channel.untaken()) == [3, MAX_CONNECTIONS_PER_FRAME]
+    assert [client.recv(1) for client in clients] == [b""] * len(clients)
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("retired", [False, True])
+def test_a_worker_that_took_everything_leaves_nothing(
+    channel: WorkerChannel, retired: bool
+) -> None:
+    """Whether or not it was told that no more will come."""
+    if retired:
+        channel.retire()
+    assert take_all(channel.untaken()) == []
+
+
+def test_what_was_not_taken_outlives_the_channel() -> None:
+    """Also when the worker had said something that nobody has read."""
+    channel = WorkerChannel()
+    clients = give(channel, 2)
+    with socket.socket(fileno=os.dup(channel.descriptors()[0])) as worker:
+        worker.send(b"WATCHDOG=1")
+    untaken = channel.untaken()
+    channel.close()
+    with pytest.raises(BlockingIOError):
+        clients[0].recv(1)
+    assert take_all(untaken) == [2]
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("room", [0, 2])
+def test_connections_without_room_for_all_stay_in_the_channel(
+    channel: WorkerChannel, room: int
+) -> None:
+    """The kernel would drop those that do not fit."""
+    clients = give(channel, 3)
+    untaken = channel.untaken()
+    with room_for(room), pytest.raises(OSError, match="Too many open files"):
+        untaken.take()
+    with room_for(3):
+        connections = untaken.take()
+    assert len(connections) == 3
+    for fd in connections:
+        os.close(fd)
+    for client in clients:
+        client.close()
+    untaken.close()
+
+
+def test_what_is_never_taken_ends_with_its_channel(channel: WorkerChannel) -> None:
+    """Closing it closes the connections: their clients see the end."""
+    (client,) = give(channel, 1)
+    channel.untaken().close()
+    assert client.recv(1) == b""
+    client.close()
+
+
+def test_descriptors_that_a_worker_sends_are_closed(channel: WorkerChannel) -> None:
+    """Nobody has asked for them."""
+    theirs, other = socket.socketpair()
+    rights = array.array("i", [theirs.fileno()])
+    with socket.socket(fileno=os.dup(channel.descriptors()[0])) as worker:
+        worker.sendmsg([b"STATUS=hello"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    theirs.close()
+    notification = channel.read()
+    assert notification is not None and notification.status == "hello"
+    assert other.recv(1) == b""
+    other.close()
