@@ -11,7 +11,7 @@ control channel. So there is one vocabulary for every kind of worker:
     X_TAKEN=1    it took or closed connections while the master was waiting for room (ours)
     X_FAILED=…   why it could not become ready, one line (ours)
 
-Unknown keys are ignored, as systemd does.
+Unknown keys are ignored, and so are lines that make no sense, as systemd does.
 """
 
 from dataclasses import dataclass
@@ -52,21 +52,20 @@ def _one_line(text: str) -> str:
 
 
 def decode(data: bytes) -> Notification:
-    """Read a datagram. Raises `ProtocolError` if it is too large or not `KEY=VALUE` lines."""
+    """Read a datagram. Lines that make no sense are passed over, as systemd does.
+
+    Raises `ProtocolError` if it is too large, or if none of its lines is `KEY=VALUE`.
+    """
     if len(data) > MAX_DATAGRAM_BYTES:
         raise ProtocolError(f"notification of more than {MAX_DATAGRAM_BYTES} bytes")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ProtocolError("notification is not UTF-8") from error
+    lines = data.removesuffix(b"\0").decode("utf-8", "replace").split("\n")
     values: dict[str, str] = {}
-    for line in text.split("\n"):
-        if not line:
-            continue
+    for line in lines:
         key, separator, value = line.partition("=")
-        if not separator or not key:
-            raise ProtocolError(f"notification line without '=': {line[:40]!r}")
-        values[key] = value
+        if key and separator:
+            values[key] = value
+    if not values and any(lines):
+        raise ProtocolError(f"notification without KEY=VALUE: {data[:40]!r}")
     return Notification(
         ready=values.get("READY") == "1",
         stopping=values.get("STOPPING") == "1",
@@ -85,8 +84,6 @@ def _line(value: str | None) -> str | None:
 
 
 def _number(value: str | None) -> int | None:
-    if value is None:
+    if value is None or not value.isdecimal() or len(value) > 6:
         return None
-    if not value.isdecimal() or len(value) > 6:
-        raise ProtocolError(f"ERRNO is not a number: {value[:20]!r}")
     return int(value)
