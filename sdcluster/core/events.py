@@ -81,6 +81,14 @@ class WorkerHung:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerOffended:
+    """The worker broke the protocol: what it says makes no sense."""
+
+    worker: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerWorn:
     """The worker has served as many requests, as long or with as much memory as allowed."""
 
@@ -131,6 +139,7 @@ Event: TypeAlias = (
     | WorkerFailed
     | WorkerStopping
     | WorkerHung
+    | WorkerOffended
     | WorkerWorn
     | WorkerExited
     | ReloadRequested

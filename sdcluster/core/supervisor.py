@@ -113,6 +113,8 @@ class Supervisor:
                 self._worker_stopping(worker_id)
             case ev.WorkerHung(worker_id, reason):
                 self._worker_hung(worker_id, reason)
+            case ev.WorkerOffended(worker_id, reason):
+                self._worker_offended(worker_id, reason)
             case ev.WorkerWorn(worker_id):
                 self._worker_worn(worker_id)
             case ev.WorkerExited(worker_id, status):
@@ -187,6 +189,13 @@ class Supervisor:
         worker = self.workers.get(worker_id)
         if worker is not None and worker.state in (WorkerState.SERVING, WorkerState.PROVING):
             self._abort(worker, ExitReason.HUNG, reason)
+
+    def _worker_offended(self, worker_id: WorkerId, reason: str) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.state in (WorkerState.STARTING, WorkerState.PROVING):
+            self._abort(worker, ExitReason.BOOT_FAILED, reason)
+        else:
+            self._worker_worn(worker_id)
 
     def _worker_worn(self, worker_id: WorkerId) -> None:
         worker = self.workers.get(worker_id)

@@ -98,13 +98,7 @@ class Children:
             try:
                 report = mold.read()
             except ProtocolError as error:
-                self._journal.write(
-                    EventKind.WORKER_PROTOCOL,
-                    f"the mold broke the protocol, and is killed: {error}",
-                    About(generation=mold.generation),
-                )
-                mold.kill(signal.SIGKILL)
-                self._loop.remove(mold.fileno())
+                self._mold_offended(mold, str(error))
                 return
             except EOFError:
                 self._loop.remove(mold.fileno())  # SIGCHLD follows.
@@ -112,6 +106,18 @@ class Children:
             if report is None:
                 return
             self._take_report(mold, report)
+
+    def _mold_offended(self, mold: Mold, text: str) -> None:
+        """End a mold that broke the protocol; its generation has failed, for this reason."""
+        self._journal.write(
+            EventKind.WORKER_PROTOCOL,
+            f"the mold broke the protocol, and is killed: {text}",
+            About(generation=mold.generation),
+        )
+        mold.kill(signal.SIGKILL)
+        self._loop.remove(mold.fileno())
+        reason = f"the mold broke the protocol: {text}"
+        self._report(ev.MoldFailed(Generation(mold.generation), reason))
 
     def _take_report(self, mold: Mold, report: frames.Report) -> None:
         generation = Generation(mold.generation)
@@ -243,12 +249,13 @@ class Children:
         """Note that a worker broke the protocol: it is replaced, and in the end not heard."""
         process.offences += 1
         if process.offences == 1:
+            reason = f"broke the protocol: {text}"
             self._journal.write(
                 EventKind.WORKER_PROTOCOL,
-                f"worker {process.id} (pid {process.pid}) broke the protocol: {text}",
+                f"worker {process.id} (pid {process.pid}) {reason}",
                 process.about(),
             )
-            self._report(ev.WorkerWorn(WorkerId(process.id), "broke the protocol"))
+            self._report(ev.WorkerOffended(WorkerId(process.id), reason))
         elif process.offences == MAX_OFFENCES:
             for source in process.sources():
                 self._loop.remove(source.fileno())

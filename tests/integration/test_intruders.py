@@ -1,6 +1,7 @@
 """Apps that meddle with what is between master and worker: they harm themselves alone."""
 
 import re
+from pathlib import Path
 
 import pytest
 from conftest import Start
@@ -130,3 +131,36 @@ def test_a_worker_that_scribbles_on_its_scoreboard_is_replaced(start: Start) -> 
     assert f"worker {before[slot]} " in instance.wait_log("took more than it was given")
     assert ids(instance)[1 - slot] == before[1 - slot]
     assert {one.status for one in fetch_many(instance.address, 20)} == {200}
+
+
+LOADS_BADLY = f"{MEDDLES}\nsend(b'this makes no sense')\n"
+"""An app that, when it is imported, writes to the channel of its mold, or else of its worker."""
+
+LOADED_BY = [("true", "the mold "), ("false", "worker {} ")]
+
+
+@pytest.mark.parametrize(("preload", "who"), LOADED_BY, ids=["mold", "worker"])
+def test_a_cluster_that_sends_junk_before_it_is_ready_does_not_start(
+    start: Start, preload: str, who: str
+) -> None:
+    """It counts as a failure to boot, for that reason."""
+    config = f'app = "app:app"\nworkers = 1\npreload = {preload}\n'
+    instance = start(LOADS_BADLY, config=config, wait=False)
+    assert instance.wait() != 0
+    assert f"cannot start: {who.format(1)}broke the protocol: " in instance.log()
+    assert not instance.processes()
+
+
+@pytest.mark.parametrize(("preload", "who"), LOADED_BY, ids=["mold", "worker"])
+def test_a_reload_to_code_that_sends_junk_fails_with_the_reason(
+    start: Start, tmp_path: Path, preload: str, who: str
+) -> None:
+    """The old workers serve on, and none of the new ones has served."""
+    instance = start(MEDDLES, config=f'app = "app:app"\nworkers = 2\npreload = {preload}\n')
+    before = ids(instance)
+    (tmp_path / "app.py").write_text(LOADS_BADLY)
+    reload = instance.reload()
+    assert reload.returncode != 0
+    assert f"{who.format(3)}broke the protocol: " in reload.stdout + reload.stderr
+    assert ids(instance) == before
+    assert fetch(instance.address).status == 200

@@ -133,6 +133,11 @@ def hung(worker: int, reason: str = "gave no sign of life") -> ev.WorkerHung:
     return ev.WorkerHung(WorkerId(worker), reason)
 
 
+def offended(worker: int, reason: str = "broke the protocol: junk") -> ev.WorkerOffended:
+    """Say that a worker broke the protocol."""
+    return ev.WorkerOffended(WorkerId(worker), reason)
+
+
 def worn(worker: int) -> ev.WorkerWorn:
     """Say that a worker is due to be recycled."""
     return ev.WorkerWorn(WorkerId(worker), "has answered 1000 requests")

@@ -22,6 +22,7 @@ from unit.core.drive import (
     mold_failed,
     mold_ready,
     mold_started,
+    offended,
     policy,
     ready,
     record,
@@ -277,6 +278,7 @@ def test_facts_about_workers_and_molds_that_are_gone_change_nothing() -> None:
         stopping(1),
         hung(1),
         worn(1),
+        offended(1),
         ev.WorkerFailed(WorkerId(1), "late"),
         ev.ForkFailed(WorkerId(1), "late"),
         mold_started(7, policy()),
@@ -481,6 +483,31 @@ def test_stuck_successor_is_aborted_and_the_old_worker_serves_on() -> None:
     drive = running(workers=1)
     drive.tell(worn(1), ready(2))
     assert drive.tell(hung(2)) == [abort(2), spawn(3, 0, 1)]
+    assert drive.serving() == {0: 1}
+
+
+def test_worker_that_breaks_the_protocol_while_it_serves_is_recycled() -> None:
+    """New first, as its requests are answered well for all that is known."""
+    drive = running(workers=1)
+    assert drive.tell(offended(1)) == [spawn(2, 0, 1)]
+
+
+def test_worker_that_breaks_the_protocol_before_it_serves_has_failed_to_boot() -> None:
+    """It never gets a connection, whatever it says next, and the reason is kept."""
+    drive = booting(workers=2)
+    drive.tell(ready(2))
+    reason = "broke the protocol: junk"
+    assert drive.tell(offended(1), ready(1), offended(1)) == [abort(1, reason), spawn(3, 0, 1)]
+    assert drive.tell(exited(1)) == [record(1, 0, 1, ExitReason.BOOT_FAILED, reason)]
+    assert drive.serving() == {1: 1}
+
+
+def test_successor_that_breaks_the_protocol_on_probation_is_not_admitted() -> None:
+    """The old worker serves on."""
+    drive = running(workers=1)
+    drive.tell(worn(1), ready(2))
+    assert drive.tell(offended(2))[0] == abort(2, "broke the protocol: junk")
+    assert drive.tell(offended(2)) == []
     assert drive.serving() == {0: 1}
 
 

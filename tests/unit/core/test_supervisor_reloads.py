@@ -20,6 +20,7 @@ from unit.core.drive import (
     mold_failed,
     mold_ready,
     mold_started,
+    offended,
     policy,
     progress,
     ready,
@@ -391,6 +392,13 @@ def test_reload_rolls_back_when_a_new_worker_fails_on_probation(
         act.StopMold(GEN2),
         failed(2, reason),
     ]
+
+
+def test_reload_rolls_back_when_a_new_worker_breaks_the_protocol() -> None:
+    """Before it serves, that is a worker that does not become ready."""
+    drive = rolling(workers=1)
+    reason = "worker 2 broke the protocol: junk"
+    assert act.BeginRollback(GEN2, reason) in drive.tell(offended(2))
 
 
 def test_rollback_replaces_the_moved_slots_with_the_old_generation_and_new_first() -> None:

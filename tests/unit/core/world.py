@@ -347,6 +347,7 @@ class World:
                 ev.WorkerFailed(worker, "no database"),
                 ev.WorkerStopping(worker),
                 ev.WorkerHung(worker, "gave no sign of life"),
+                ev.WorkerOffended(worker, "broke the protocol"),
                 ev.WorkerWorn(worker, "has answered 1000 requests"),
                 ev.WorkerWorn(worker, "has answered 1001 requests"),
             ]
