@@ -217,13 +217,19 @@ class Children:
         if early_exit is not None:
             process.pid = pid
             self._exited(process, exit_text(early_exit))
-        elif not is_child(pid) or any(pid == one.pid for one in self.workers.values()):
+        elif not self._is_new(pid):
             self._never_forked(worker, f"pid {pid} is no new child of the master")
         else:
             process.started(pid)
             # Not heard before: whatever it says is said by a process that we know.
             for source in process.sources():
                 self._loop.add(source.fileno(), lambda: self._read_worker(process))
+
+    def _is_new(self, pid: int) -> bool:
+        """Tell whether a pid may be a new worker: a child that is no worker yet, and no mold."""
+        molds = [*self._molds.values(), *self._leaving.values()]
+        known = {one.pid for one in molds} | {one.pid for one in self.workers.values()}
+        return is_child(pid) and pid not in known
 
     def _never_forked(self, worker: int, reason: str) -> None:
         process = self.workers.pop(worker, None)

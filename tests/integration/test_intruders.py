@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Start
+from conftest import HELLO, Start
 from instance import Instance, wait_until
 from processes import descriptors
 from web import fetch, fetch_many
@@ -163,4 +163,44 @@ def test_a_reload_to_code_that_sends_junk_fails_with_the_reason(
     assert reload.returncode != 0
     assert f"{who.format(3)}broke the protocol: " in reload.stdout + reload.stderr
     assert ids(instance) == before
+    assert fetch(instance.address).status == 200
+
+
+LIES = """
+import os
+from sdcluster.worker import mold
+
+def fork(self, order, descriptors):
+    return {pid}
+
+mold._Mold._fork = fork
+
+async def app(scope, receive, send):
+    raise RuntimeError("nobody serves it")
+"""
+"""An app that has its mold report the process `pid` as each worker."""
+
+
+@pytest.mark.parametrize("pid", ["os.getpid()", "os.getppid()", "1", "0", "-1", "2**40", "2**80"])
+def test_a_mold_that_reports_a_process_that_is_no_worker_is_not_believed(
+    start: Start, pid: str
+) -> None:
+    """That process is not taken for a worker, nor ended like one."""
+    instance = start(LIES.format(pid=pid), "--workers", "1", wait=False)
+    assert instance.wait() != 0
+    assert re.search(r"cannot start: .* pid -?\d+ is no new child of the master", instance.log())
+    assert "SIGABRT" not in instance.log()
+
+
+def test_a_mold_that_reports_another_mold_as_its_worker_is_not_believed(
+    start: Start, tmp_path: Path
+) -> None:
+    """The reload fails, and the old mold lives."""
+    instance = start(HELLO, "--workers", "2")
+    (mold,) = instance.mold_pids()
+    (tmp_path / "app.py").write_text(LIES.format(pid=mold))
+    reload = instance.reload()
+    assert reload.returncode != 0
+    assert f"pid {mold} is no new child of the master" in reload.stdout + reload.stderr
+    wait_until(lambda: instance.mold_pids() == [mold], "the new mold is gone, and no other")
     assert fetch(instance.address).status == 200
