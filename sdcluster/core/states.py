@@ -173,3 +173,5 @@ class Reload:
     phase: ReloadPhase = ReloadPhase.LOADING
     failure: str = ""
     watch_until: float = 0.0
+    slots: int = 0
+    """How many slots there are to be meanwhile, whatever is wanted; 0 says nothing."""

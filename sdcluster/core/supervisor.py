@@ -12,10 +12,11 @@ in which `_settle` applies them after every event:
 7. One slot, and never two, has its serving worker replaced by choice (`_replace_one`).
 
 How a reload ends, and each one does (`_advance`, `_fail_reload`): with success once every wanted
-slot has served the new generation for a while; with a failure when nothing had moved; with a
-failure after the rollback, when each moved slot is back or has tried to come back; with a failure
-and the new generation when the old one's mold is dead. Slots that do not serve what they want by
-then are brought there by rules 6 and 7, outside of any reload.
+slot, and then each one that the new config adds (`_grow`), has served the new generation for a
+while; with a failure when nothing had moved; with a failure after the rollback, when each moved
+slot is back or has tried to come back, and those added are gone; with a failure and the new
+generation when the old one's mold is dead. Slots that do not serve what they want by then are
+brought there by rules 6 and 7, outside of any reload.
 """
 
 from collections.abc import Callable, Iterator
@@ -265,13 +266,14 @@ class Supervisor:
         if old is not None:
             self._retire(old, self._replacement_reason(old, worker))
         if self.reload is not None and self.reload.phase is ReloadPhase.ROLLING:
-            self._report_progress(self.reload.target, slot)
+            self._report_progress(self.reload, slot)
 
-    def _report_progress(self, target: Generation, slot: SlotRecord) -> None:
-        worker, wanted = slot.serving, self._wanted_slots()
+    def _report_progress(self, reload: Reload, slot: SlotRecord) -> None:
+        target, worker, wanted = reload.target, slot.serving, self._wanted_slots()
         if worker is not None and worker.generation == target and slot in wanted:
             done = sum(self._serves(one, target) for one in wanted)
-            self._do(act.ReportProgress(target, worker.id, slot.number, done, len(wanted)))
+            total = max(len(wanted), self._changed_workers(reload))
+            self._do(act.ReportProgress(target, worker.id, slot.number, done, total))
 
     def _replacement_reason(self, old: Worker, new: Worker) -> ExitReason:
         if old.generation == new.generation:
@@ -382,6 +384,8 @@ class Supervisor:
         if reload.phase is ReloadPhase.LOADING and self._can_fork(reload.target):
             reload.phase = ReloadPhase.ROLLING
         if reload.phase is ReloadPhase.ROLLING and self._all_serve(reload.target):
+            self._grow(reload)
+        if reload.phase is ReloadPhase.ROLLING and self._all_serve(reload.target):
             reload.phase = ReloadPhase.WATCHING
             reload.watch_until = self._now + self._policy(reload.target).probation_s
         if reload.phase is ReloadPhase.WATCHING and self._now >= reload.watch_until:
@@ -391,6 +395,16 @@ class Supervisor:
                 reload.phase = ReloadPhase.ROLLING  # Another slot is wanted by now.
         elif reload.phase is ReloadPhase.ROLLING_BACK and self._rolled_back(reload):
             self._end_reload(reload, reload.failure)
+
+    def _grow(self, reload: Reload) -> None:
+        """Add the slots that the new config has added, now that its code serves in all others."""
+        reload.slots = self._changed_workers(reload)
+        self._add_slots(reload.slots, reload.target)
+
+    def _changed_workers(self, reload: Reload) -> int:
+        """Return how many workers the new config says; 0 when that is what the old one said."""
+        before, after = self._policy(reload.previous), self._policy(reload.target)
+        return after.workers if after.workers != before.workers else 0
 
     def _begin_reload(self, cause: ReloadCause) -> None:
         self._last_generation += 1
@@ -420,7 +434,7 @@ class Supervisor:
                 f"gone: generation {reload.target} stays",
             )
             return
-        reload.phase, reload.failure = ReloadPhase.ROLLING_BACK, reason
+        reload.phase, reload.failure, reload.slots = ReloadPhase.ROLLING_BACK, reason, 0
         self._do(act.BeginRollback(reload.target, reason))
         for slot in self.slots.values():
             slot.wanted = reload.previous
@@ -436,7 +450,8 @@ class Supervisor:
         if not self._can_fork(reload.previous):
             return True
         return not any(
-            slot.in_transition
+            (not slot.is_empty and not self._is_wanted(slot))
+            or slot.in_transition
             or slot.successor is not None
             or (slot.serving is None and slot.spawn_at <= self._now and self._is_wanted(slot))
             or (self._serves(slot, reload.target) and not slot.tried)
@@ -444,12 +459,10 @@ class Supervisor:
         )
 
     def _commit(self, reload: Reload, failure: str = "") -> None:
-        before, after = self._policy(reload.previous), self._policy(reload.target)
         self.current = reload.target
         for slot in self.slots.values():
             slot.wanted = reload.target  # Also those that are not wanted now, but may be again.
-        if before.workers != after.workers:
-            self.wanted = after.workers
+        self.wanted = self._changed_workers(reload) or self.wanted
         self._end_reload(reload, failure)
 
     def _end_reload(self, reload: Reload, failure: str) -> None:
@@ -479,25 +492,32 @@ class Supervisor:
             self._begin_reload(ReloadCause.MOLD_DIED)
 
     def _resize(self) -> None:
-        if self.reload is not None:
-            return
-        for number in range(self.wanted):
-            slot = Slot(number)
+        if self.reload is None:
+            self._add_slots(self.wanted, self.current)
+        if self.reload is None or self.reload.phase is ReloadPhase.ROLLING_BACK:
+            self._remove_surplus()
+
+    def _add_slots(self, count: int, wanted: Generation) -> None:
+        """Have slots up to `count`, the new ones for the generation `wanted`."""
+        for slot in map(Slot, range(count)):
             if slot not in self.slots:
-                self.slots[slot] = SlotRecord(slot, self.current, spawn_at=self._now)
+                self.slots[slot] = SlotRecord(slot, wanted, spawn_at=self._now)
+
+    def _remove_surplus(self) -> None:
+        """Remove slots that are not wanted, from the highest on, one after the other."""
         for number in sorted(self.slots, reverse=True):
-            slot_record = self.slots[number]
-            if self._is_wanted(slot_record):
+            slot = self.slots[number]
+            if self._is_wanted(slot):
                 return
-            if slot_record.is_empty:
+            if slot.is_empty:
                 del self.slots[number]
                 continue
             if self._in_transition():
                 return
-            for worker in (slot_record.serving, slot_record.successor):
+            for worker in (slot.serving, slot.successor):
                 if worker is not None:
                     self._retire(worker, ExitReason.SCALE)
-            slot_record.serving = slot_record.successor = None
+            slot.serving = slot.successor = None
             return
 
     def _fill(self) -> None:
@@ -514,6 +534,8 @@ class Supervisor:
             self._want_next(reload.target)
         for slot in self.slots.values():
             if slot.serving is None or slot.successor is not None or slot.spawn_at > self._now:
+                continue
+            if not self._is_wanted(slot):
                 continue
             recycle = slot.worn and reload is None
             stale = slot.serving.generation != slot.wanted
@@ -581,7 +603,8 @@ class Supervisor:
         return mold is not None and mold.state is MoldState.READY
 
     def _is_wanted(self, slot: SlotRecord) -> bool:
-        return slot.number < self.wanted
+        added = self.reload.slots if self.reload is not None else 0
+        return slot.number < max(self.wanted, added)
 
     def _is_empty(self, slot: SlotRecord) -> bool:
         return slot.serving is None and slot.successor is None

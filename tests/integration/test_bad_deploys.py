@@ -206,3 +206,16 @@ def test_a_config_that_cannot_even_be_looked_at_changes_nothing(
         (tmp_path / "test0.toml").write_text(config + broken)
         assert_failed(instance.reload(), "test0.toml")
         assert instance.status()["ready"] == 1
+
+
+def test_a_worker_too_many_changes_nothing(start: Start, tmp_path: Path) -> None:
+    """With more `workers` in the file, one of those added that does not start fails the reload."""
+    instance = start(GOOD, config=CONFIG)
+    (tmp_path / "test0.toml").write_text(CONFIG.replace("workers = 2", "workers = 4"))
+    dies = 'await receive() if os.environ["SDCLUSTER_SLOT"] != "3" else os._exit(7)'
+    (tmp_path / "app.py").write_text(NEW.replace("await receive()", dies, 1))
+    assert_failed(instance.reload(), "worker 6 did not become ready: exit status 7")
+    assert_old_code_serves(instance)
+    (tmp_path / "app.py").write_text(NEW)
+    assert instance.reload().returncode == 0
+    assert serving(instance) == [(slot, 3) for slot in range(4)]

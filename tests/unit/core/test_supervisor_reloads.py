@@ -245,6 +245,88 @@ def test_crash_of_the_old_worker_lets_the_new_one_serve_at_once() -> None:
     ]
 
 
+# More workers than before.
+
+
+def growing(workers: int = 3) -> Drive:
+    """Return a cluster of one worker whose new config says more, just moved: the rest starts."""
+    drive = running(workers=1)
+    drive.tell(ev.ReloadRequested(), mold_started(2, policy(workers)), mold_ready(2), ready(2))
+    assert drive.wait(PROBATION_S)[-1] == progress(2, 0, 2, 1, workers)
+    spawned = [spawn(slot + 2, slot, 2) for slot in range(1, workers)]
+    assert drive.tell(exited(1))[1:] == spawned
+    return drive
+
+
+def test_reload_adds_the_workers_that_the_file_has_added_once_all_others_have_moved() -> None:
+    """It is over when these have served for a while as well."""
+    drive = growing(3)
+    assert drive.tell(ready(4)) == [admit(4), progress(4, 2, 2, 2, 3)]
+    assert drive.wait(2 * PROBATION_S) == []
+    assert drive.tell(ready(3)) == [admit(3), progress(3, 1, 2, 3, 3)]
+    assert drive.deadline_in() == PROBATION_S
+    assert drive.supervisor.wanted == 1
+    assert drive.wait(PROBATION_S) == [act.StopMold(GEN1), done(2)]
+    assert drive.supervisor.wanted == 3
+
+
+def test_reload_rolls_back_when_an_added_worker_fails() -> None:
+    """Those added leave one by one, the others go back, and there are as many as before."""
+    drive = growing(4)
+    drive.tell(ready(3), ready(4))
+    assert drive.tell(exited(5, "exit status 1"))[1:] == [
+        act.BeginRollback(GEN2, "worker 5 did not become ready: exit status 1"),
+        retire(4, ExitReason.SCALE),
+    ]
+    assert drive.tell(exited(4))[1:] == [retire(3, ExitReason.SCALE)]
+    assert drive.tell(exited(3))[1:] == [spawn(6, 0, 1)]
+    drive.tell(ready(6))
+    drive.wait(PROBATION_S)
+    assert drive.tell(exited(2))[1:] == [
+        act.StopMold(GEN2),
+        failed(2, "worker 5 did not become ready: exit status 1"),
+    ]
+    assert drive.supervisor.wanted == 1
+    assert drive.serving() == {0: 1}
+    assert list(drive.supervisor.slots) == [0]
+
+
+def test_rollback_waits_for_an_added_worker_that_is_aborted() -> None:
+    """And nothing is started in its place meanwhile."""
+    drive = growing(3)
+    drive.tell(ready(3))
+    assert drive.wait(READY_TIMEOUT_S)[-1] == spawn(5, 0, 1)
+    drive.tell(ready(5))
+    drive.wait(PROBATION_S)
+    drive.tell(exited(2))
+    assert drive.serving() == {0: 1, 1: 2}
+    assert drive.tell(exited(4, "SIGABRT"))[-1] == retire(3, ExitReason.SCALE)
+    assert isinstance(drive.tell(exited(3))[-1], act.EndReload)
+    assert drive.serving() == {0: 1}
+
+
+def test_added_workers_stay_when_there_is_no_way_back() -> None:
+    """The new generation stays, and with it its number of workers."""
+    drive = growing(2)
+    drive.tell(mold_exited(1))
+    _, end, respawn = drive.tell(exited(3))
+    assert isinstance(end, act.EndReload) and "generation 2 stays" in end.failure
+    assert respawn == spawn(4, 1, 2)
+    assert drive.supervisor.wanted == 2
+
+
+def test_number_of_the_file_holds_against_one_scaled_to_meanwhile() -> None:
+    """Slots that scaling would add after the reload are added during it, if the file has them."""
+    drive = running(workers=1)
+    drive.tell(ev.ReloadRequested(), mold_started(2, policy(2)), mold_ready(2))
+    drive.tell(ev.ScaleRequested(4), ready(2))
+    drive.wait(PROBATION_S)
+    assert drive.tell(exited(1))[-1] == spawn(3, 1, 2)
+    drive.tell(ready(3))
+    assert drive.wait(PROBATION_S) == [act.StopMold(GEN1), done(2)]
+    assert drive.supervisor.wanted == 2
+
+
 # Scaling meanwhile.
 
 

@@ -268,6 +268,9 @@ class World:
         self._previous = current
         if self.supervisor.wanted != self.wanted:
             assert current == generation
+            if not failure:
+                added = set(range(self.supervisor.wanted))
+                assert added <= set(serving), "not all that the config says are there"
             self.wanted = self.supervisor.wanted
             self._excuse_all()
 
