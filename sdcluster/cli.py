@@ -96,11 +96,12 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
 
 
 def _say(text: str) -> None:
-    try:
-        click.echo(text)
-    except OSError:
-        # Nobody reads it any more: no reason to stop serving, nor to fail at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Print for whoever reads it; a cluster does not wait for them, nor stop when nobody does."""
+    from sdcluster.master.output import Output
+
+    stdout = Output(1)
+    stdout.write(f"{text}\n")
+    stdout.close()
 
 
 @main.command()

@@ -2,17 +2,23 @@
 
 Each entry has a MESSAGE_ID for its kind, explained in the message catalog (`journalctl -x`), and
 SDCLUSTER_ fields that say whom it is about. The workers log for themselves.
+
+Neither way waits for a reader: an entry that the journal or the terminal does not take is lost.
+That is why sd_journal_send(3) is not used, which waits for as long as the journal is stuck.
 """
 
+import array
+import errno
+import fcntl
 import os
+import socket
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 from syslog import LOG_ERR, LOG_INFO, LOG_NOTICE, LOG_WARNING
 from typing import Final
 
-from systemd import journal
-
-from sdcluster.wire.journal import matches_stream
+from sdcluster.master.output import Output
+from sdcluster.wire import journal
 
 
 @unique
@@ -85,7 +91,8 @@ class Journal:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._native = _stderr_is_journal()
+        self._stderr = Output(2)
+        self._socket = _journal_socket()
 
     def write(
         self,
@@ -97,12 +104,13 @@ class Journal:
     ) -> None:
         """Write an entry. `detail` is text of several lines, a traceback for one."""
         text = f"{message}\n{detail.rstrip()}" if detail else message
-        if not self._native:
-            _write_to_stderr(f"sdcluster[{self._name}]: {text}\n")
+        if self._socket is None:
+            self._stderr.write(f"sdcluster[{self._name}]: {text}\n")
             return
-        fields: dict[str, str | int] = {
+        fields = {
+            "MESSAGE": text,
             "MESSAGE_ID": kind.value,
-            "PRIORITY": PRIORITIES.get(kind, LOG_INFO),
+            "PRIORITY": str(PRIORITIES.get(kind, LOG_INFO)),
             "SYSLOG_IDENTIFIER": "sdcluster",
             "SDCLUSTER_INSTANCE": self._name,
         }
@@ -110,16 +118,48 @@ class Journal:
             if value is not None:
                 fields[f"SDCLUSTER_{key.upper()}"] = str(value)
         try:
-            journal.send(text, **fields)
-        except (OSError, ValueError):
-            pass  # No journal, no descriptor, or a text it does not take: the service goes on.
+            _send(self._socket, journal.encode(fields))
+        except OSError:
+            pass  # No journal, no descriptor, or nobody who reads: the service goes on.
+
+    def close(self) -> None:
+        """Release the descriptors."""
+        self._stderr.close()
+        if self._socket is not None:
+            self._socket.close()
 
 
-def _write_to_stderr(text: str) -> None:
+def _journal_socket() -> socket.socket | None:
+    """Return what entries are sent with, if stderr is the journal; else None."""
+    if not _stderr_is_journal():
+        return None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    return sock
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    """Send an entry, in a file if it is too large for a datagram. Raises OSError."""
     try:
-        os.write(2, text.encode("utf-8", "backslashreplace"))
-    except OSError:
-        pass  # Nobody reads it any more: no reason to stop serving.
+        sock.sendto(data, journal.SOCKET_PATH)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+        _send_file(sock, data)
+
+
+def _send_file(sock: socket.socket, data: bytes) -> None:
+    """Send an entry as the descriptor of a file in memory, which must be sealed."""
+    fd = os.memfd_create("sdcluster-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+        sock.sendmsg([b""], [passed], 0, journal.SOCKET_PATH)
+
+
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 def _stderr_is_journal() -> bool:
@@ -127,4 +167,4 @@ def _stderr_is_journal() -> bool:
         stream = os.fstat(2)
     except OSError:
         return False
-    return matches_stream(os.environ.get("JOURNAL_STREAM"), stream.st_dev, stream.st_ino)
+    return journal.matches_stream(os.environ.get("JOURNAL_STREAM"), stream.st_dev, stream.st_ino)

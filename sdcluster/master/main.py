@@ -34,7 +34,6 @@ def serve(
     before anything is started, `on_ready` when the cluster serves for the first time. Raises
     `ConfigError` and `ListenError` before any process is started.
     """
-    journal = Journal(config.name)
     try:
         passed = take_listen_fds()  # Before a descriptor is opened in the place of one missing.
     except ConfigError as error:
@@ -43,6 +42,9 @@ def serve(
     manager = ServiceManager()
     chronicle = Chronicle(journal, manager)
     with contextlib.ExitStack() as stack:
+        stack.callback(manager.close)
+        journal = Journal(config.name)
+        stack.callback(journal.close)
         loop = Loop()
         stack.callback(loop.close)
         try:

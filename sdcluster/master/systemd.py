@@ -1,11 +1,14 @@
 """Talking to systemd: what it passed in, and what it is told. sd_listen_fds(3), sd_notify(3).
 
-Everything here is harmless without systemd: there are no sockets then, and nobody is told.
+Everything here is harmless without systemd: there are no sockets then, and nobody is told. Nothing
+here waits for systemd: what it does not take at once is told again later, or is not worth it.
 """
 
 import errno
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import sdnotify
 from systemd import daemon
@@ -61,7 +64,9 @@ class ServiceManager:
     """The service manager that started the master, if one did."""
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        self._notifier = _notifier()
+        self._untold: dict[str, str] = {}
+        """The last message of each kind that did not arrive yet, in their order."""
         self._watchdog_usec = _watchdog_usec()
         self._status = ""
         for name in _NOTIFY_ENVIRONMENT:
@@ -73,9 +78,26 @@ class ServiceManager:
         return self._watchdog_usec / 1e6 / 3
 
     def _tell(self, **assignments: str | int) -> None:
-        text = "\n".join(f"{key}={value}" for key, value in assignments.items())
-        # sdnotify sends Latin-1, systemd expects UTF-8: ASCII is both.
-        self._notifier.notify(text.encode("ascii", "backslashreplace").decode())
+        """Tell a state, which counts until there is another: if not now, then with a later call."""
+        kind = next(iter(assignments))
+        self._untold.pop(kind, None)
+        self._untold[kind] = _message(assignments)
+        self._tell_what_is_due()
+
+    def _tell_what_is_due(self) -> None:
+        for kind, message in list(self._untold.items()):
+            if not self._send(message):
+                break  # The order counts: READY=1 ends what RELOADING=1 began.
+            del self._untold[kind]
+
+    def _send(self, message: str) -> bool:
+        """Tell whether systemd has taken a message."""
+        if self._notifier is not None:
+            try:
+                self._notifier.notify(message)
+            except OSError:
+                return False
+        return True
 
     def ready(self) -> None:
         """Say that the cluster serves; also the end of each reload, a failed one included."""
@@ -101,12 +123,36 @@ class ServiceManager:
 
     def extend_timeout(self) -> None:
         """Ask for `EXTEND_S` more, as there is progress."""
-        self._tell(EXTEND_TIMEOUT_USEC=int(EXTEND_S * 1e6))
+        self._send(_message({"EXTEND_TIMEOUT_USEC": int(EXTEND_S * 1e6)}))
 
     def alive(self) -> None:
-        """Ping the watchdog."""
+        """Ping the watchdog, if there is one, and tell again what did not arrive."""
+        self._tell_what_is_due()
         if self._watchdog_usec:
-            self._tell(WATCHDOG=1)
+            self._send(_message({"WATCHDOG": 1}))
+
+    def close(self) -> None:
+        """Release the socket."""
+        if self._notifier is not None:
+            self._notifier.socket.close()
+
+
+def _notifier() -> Any:
+    """Return what sends to NOTIFY_SOCKET without waiting; None when there is nobody to tell."""
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return None
+    notifier = sdnotify.SystemdNotifier()
+    if notifier.socket is None:
+        return None
+    notifier.socket.setblocking(False)
+    notifier.debug = True  # It raises then, and does not hide that a message was not sent.
+    return notifier
+
+
+def _message(assignments: Mapping[str, str | int]) -> str:
+    text = "\n".join(f"{key}={value}" for key, value in assignments.items())
+    # sdnotify sends Latin-1, systemd expects UTF-8: ASCII is both.
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _watchdog_usec() -> int:

@@ -1,6 +1,7 @@
 """The journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): fields to a datagram.
 
-For the workers, which have the standard library alone; the master uses systemd-python.
+For master and workers: sd_journal_send(3) waits when the journal does, and the workers have the
+standard library alone.
 """
 
 from collections.abc import Mapping

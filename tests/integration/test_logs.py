@@ -1,9 +1,14 @@
 """What is seen on a terminal or a plain stderr: who says it, once, and the app's own words."""
 
+import contextlib
+import os
 import re
+import socket
+from pathlib import Path
 
 import pytest
 from conftest import HELLO, Start
+from instance import wait_until
 from web import fetch
 
 TALKING = """
@@ -162,3 +167,39 @@ def test_nobody_need_read_what_is_said(start: Start) -> None:
     assert instance.reload().returncode == 0
     assert fetch(instance.status()["listen"][0]).status == 200
     assert instance.stop() == 0
+
+
+def test_readers_that_are_stuck_are_not_waited_for(start: Start, tmp_path: Path) -> None:
+    """With a pipe that is full and a service manager that reads nothing, all goes on.
+
+    And once it reads again, the service manager learns that the cluster is ready.
+    """
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open(pipe, "wb", 0) as full:
+        while full.write(b"x" * 4096):
+            pass
+        manager.bind(f"{tmp_path}/notify")
+        manager.setblocking(False)
+        with (
+            contextlib.suppress(BlockingIOError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        ):
+            sender.setblocking(False)
+            while True:
+                sender.sendto(b"FILLER=1", f"{tmp_path}/notify")
+        prefix = ("sh", "-c", f'exec "$@" >{tmp_path}/pipe 2>&1', "sh")
+        env = {"NOTIFY_SOCKET": f"{tmp_path}/notify", "WATCHDOG_USEC": "300000"}
+        instance = start(HELLO, "--workers", "1", prefix=prefix, env=env, wait=False)
+        instance.wait_status(lambda status: status["ready"] == 1, "ready")
+        assert instance.reload().returncode == 0
+        assert fetch(instance.status()["listen"][0]).status == 200
+        heard: list[bytes] = []
+
+        def ready() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                heard.append(manager.recv(4096))
+            return b"READY=1" in heard
+
+        wait_until(ready, "the service manager knows that the cluster is ready")
+        assert instance.stop() == 0

@@ -1,0 +1,121 @@
+"""What systemd is told, and that the master never waits for it to listen."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import at_once
+
+from sdcluster.master.systemd import ServiceManager
+from unit.master.receivers import fill, read, receiver
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Return the socket of a service manager that watches: what it is told is read there."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with receiver(tmp_path / "notify") as sock:
+        yield sock
+
+
+@pytest.fixture
+def told(manager: socket.socket) -> Iterator[ServiceManager]:
+    """Return what the master tells it with."""
+    assert manager
+    with contextlib.closing(ServiceManager()) as made:
+        yield made
+
+
+def test_nobody_is_told_without_a_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is harmless."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    with contextlib.closing(ServiceManager()) as told:
+        told.ready()
+        told.status("fine")
+        told.alive()
+
+
+def test_service_manager_that_is_gone_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its socket is dead: the master goes on."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with contextlib.ExitStack() as stack:
+        with receiver(tmp_path / "notify"):
+            told = stack.enter_context(contextlib.closing(ServiceManager()))
+        told.ready()
+        told.alive()
+
+
+def test_readiness_is_told_again_when_it_did_not_arrive(
+    manager: socket.socket, told: ServiceManager
+) -> None:
+    """A socket that is full costs the master no time, and READY=1 comes with a later tick."""
+    fill(manager)
+    with at_once():
+        told.ready()
+        told.alive()
+    assert read(manager) == []
+    told.alive()
+    assert read(manager) == [b"READY=1", b"WATCHDOG=1"]
+
+
+def test_what_did_not_arrive_is_told_in_its_order_and_the_last_of_each(
+    manager: socket.socket, told: ServiceManager
+) -> None:
+    """A start and two reloads that nobody heard of end with the last status, and with READY=1."""
+    fill(manager)
+    with at_once():
+        told.ready()
+        for number in range(2):
+            told.reloading()
+            told.status(f"reload {number}")
+            told.ready()
+    read(manager)
+    told.alive()
+    messages = read(manager)
+    assert messages[0].startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    assert messages[1:] == [b"STATUS=reload 1", b"READY=1", b"WATCHDOG=1"]
+
+
+def test_news_do_not_overtake_what_did_not_arrive(
+    manager: socket.socket, told: ServiceManager
+) -> None:
+    """READY=1 of the start is told before the reload that followed."""
+    fill(manager)
+    told.ready()
+    read(manager)
+    told.reloading()
+    ready, reloading = read(manager)
+    assert (ready, reloading[:11]) == (b"READY=1", b"RELOADING=1")
+
+
+def test_ping_and_extension_are_of_their_moment(
+    manager: socket.socket, told: ServiceManager
+) -> None:
+    """What says `now` is not told later: the next tick says it anew."""
+    fill(manager)
+    with at_once():
+        told.alive()
+        told.extend_timeout()
+    read(manager)
+    told.status("fine")
+    assert read(manager) == [b"STATUS=fine"]
+
+
+def test_state_is_told_again_without_a_watchdog(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick tells what is due, whether anybody watches or not."""
+    monkeypatch.delenv("WATCHDOG_USEC")
+    with contextlib.closing(ServiceManager()) as unwatched:
+        fill(manager)
+        with at_once():
+            unwatched.ready()
+        read(manager)
+        unwatched.alive()
+    assert read(manager) == [b"READY=1"]
