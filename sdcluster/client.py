@@ -7,7 +7,7 @@ from typing import Any
 
 from sdcluster import runtime
 from sdcluster.config import MAX_WORKERS
-from sdcluster.errors import ControlError, ProtocolError
+from sdcluster.errors import ControlError, ProtocolError, reason_of
 from sdcluster.wire import varlink
 
 _ERRORS = {
@@ -60,7 +60,7 @@ class Master:
         except TimeoutError as error:
             raise ControlError(f"the master of {self._name} does not answer") from error
         except (OSError, ProtocolError) as error:
-            raise ControlError(f"lost the master of {self._name}: {error}") from error
+            raise ControlError(f"lost the master of {self._name}: {reason_of(error)}") from error
 
     def _receive(self) -> list[bytes]:
         data = self._socket.recv(64 * 1024)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from sdcluster import cpus
 from sdcluster.address import Address, parse
 from sdcluster.environment import EnvironmentFileError, parse_environment_file
-from sdcluster.errors import ConfigError
+from sdcluster.errors import ConfigError, reason_of
 
 MAX_WORKERS = 1024
 DEFAULT_LISTEN = "127.0.0.1:8000"
@@ -96,7 +96,7 @@ def load(
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory, not a TOML file") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {reason_of(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except (ValueError, RecursionError) as error:

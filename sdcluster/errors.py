@@ -70,3 +70,14 @@ class ControlError(SdclusterError):
     """The master could not be reached, or refused what was asked of it."""
 
     exit_status = EX_UNAVAILABLE
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says, one of the system's without its number and its file.
+
+    A system error that Python itself raises may have a text alone, or none.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.errno:
+        text = error.strerror or os.strerror(error.errno)
+    return text or type(error).__name__

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from sdcluster.config import Config
 from sdcluster.core import events as ev
 from sdcluster.core.states import Generation, Slot, WorkerId
-from sdcluster.errors import ProtocolError, SpawnError
+from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.master import health
 from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
@@ -187,7 +187,7 @@ class Children:
                 channel.close()
             if notify_socket is not None:
                 notify_socket.close()
-            raise SpawnError(f"cannot start a process: {error.strerror}") from error
+            raise SpawnError(f"cannot start a process: {reason_of(error)}") from error
         channel.given()
         process = WorkerProcess(
             worker,

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from sdcluster.core import actions as act
 from sdcluster.core.states import EXPECTED, Generation, ReloadCause
+from sdcluster.errors import reason_of
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.systemd import ServiceManager
 from sdcluster.master.workers import WorkerProcess
@@ -130,7 +131,7 @@ class Chronicle:
         """Tell that a limit keeps connections in the backlog."""
         self._journal.write(
             EventKind.ACCEPT_PAUSED,
-            f"cannot accept: {error.strerror}; connections wait in the backlog",
+            f"cannot accept: {reason_of(error)}; connections wait in the backlog",
         )
 
     # Reloads.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdcluster.address import Address
-from sdcluster.errors import ListenError, ProtocolError
+from sdcluster.errors import ListenError, ProtocolError, reason_of
 from sdcluster.master.listeners import Listener, bind
 from sdcluster.master.loop import READ, WRITE, Loop, Timer
 from sdcluster.wire import varlink
@@ -42,7 +42,7 @@ class ControlServer:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ListenError(f"cannot create {folder}: {error.strerror}") from error
+            raise ListenError(f"cannot create {folder}: {reason_of(error)}") from error
         path = str(folder / "control")
         before = os.umask(0o177)
         try:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdcluster.address import Address, Family, same_as_socket
-from sdcluster.errors import ConfigError, ListenError, ListenPermissionError
+from sdcluster.errors import ConfigError, ListenError, ListenPermissionError, reason_of
 
 RESTART = "run 'systemctl daemon-reload', then restart the socket unit and the service"
 """What makes a change of the listening sockets take effect under systemd."""
@@ -126,7 +126,7 @@ def bind(address: Address, *, reuse_port: bool = False) -> Listener:
 
 
 def _explain(address: Address, error: OSError) -> ListenError:
-    what = f"cannot listen on {address}: {os.strerror(error.errno or 0)}"
+    what = f"cannot listen on {address}: {reason_of(error)}"
     match error.errno:
         case errno.EADDRINUSE:
             return ListenError(f"{what}; stop what uses it, or choose another address")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdcluster import process, runtime
 from sdcluster.config import Config
-from sdcluster.errors import ConfigError, ListenError, SdclusterError
+from sdcluster.errors import ConfigError, ListenError, SdclusterError, reason_of
 from sdcluster.master.api import Api
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.cluster import Cluster
@@ -108,4 +108,4 @@ def _raise_descriptor_limit(journal: Journal) -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            journal.write(EventKind.NOTE, f"at most {soft} descriptors: {error}")
+            journal.write(EventKind.NOTE, f"at most {soft} descriptors: {reason_of(error)}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdcluster.config import Config, python
-from sdcluster.errors import ProtocolError, SpawnError
+from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.master.systemd import PRIVATE_ENVIRONMENT
 from sdcluster.wire import frames
 
@@ -49,7 +49,7 @@ class Mold:
         try:
             self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
-            raise SpawnError(f"cannot start a process: {error.strerror}") from error
+            raise SpawnError(f"cannot start a process: {reason_of(error)}") from error
         self._ours.setblocking(False)
         with theirs:
             try:
@@ -57,8 +57,8 @@ class Mold:
                 self._ours.send(frames.encode(self._prepare(listener_names, trial)))
             except (OSError, ProtocolError) as error:
                 self._ours.close()
-                reason = error.strerror if isinstance(error, OSError) else error
-                raise SpawnError(f"cannot execute {python(config)}: {reason}") from error
+                what = f"cannot execute {python(config)}: {reason_of(error)}"
+                raise SpawnError(what) from error
 
     def _exec(self, channel_fd: int) -> int:
         process = subprocess.Popen(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sdcluster import process
+from sdcluster.errors import reason_of
 from sdcluster.wire import listenfds
 from sdcluster.wire.frames import Fork, Prepare
 from sdcluster.worker.intake import tell
@@ -44,7 +45,7 @@ def execute(
     try:
         os.execvpe(prepare.command[0], list(prepare.command), environment)
     except OSError as error:
-        tell(control, X_FAILED=f"cannot execute {prepare.command[0]}: {error.strerror}")
+        tell(control, X_FAILED=f"cannot execute {prepare.command[0]}: {reason_of(error)}")
         os._exit(EXIT_EXEC)
 
 

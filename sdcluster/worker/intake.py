@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sdcluster import process
-from sdcluster.errors import ProtocolError
+from sdcluster.errors import ProtocolError, reason_of
 from sdcluster.wire import channel, notify
 from sdcluster.wire.scoreboard import Field, Scoreboard
 
@@ -126,7 +126,9 @@ class Intake:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                logger.warning("cannot accept: %s; connections wait in the backlog", error.strerror)
+                logger.warning(
+                    "cannot accept: %s; connections wait in the backlog", reason_of(error)
+                )
                 self._pause()
                 self._loop.call_later(EXHAUSTED_PAUSE_S, self._resume)
                 return

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, cast
 
 from sdcluster import process
-from sdcluster.errors import AppError
+from sdcluster.errors import AppError, reason_of
 from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
 from sdcluster.worker import command, engine, loader, logs, server
@@ -107,7 +107,8 @@ class _Mold:
             pid = self._fork(order, descriptors)
             report = frames.Forked(worker=order.worker, pid=pid)
         except OSError as error:
-            report = frames.ForkFailed(worker=order.worker, reason=f"cannot fork: {error.strerror}")
+            reason = f"cannot fork: {reason_of(error)}"
+            report = frames.ForkFailed(worker=order.worker, reason=reason)
         for fd in descriptors:
             os.close(fd)
         self._channel.send(frames.encode(report))
@@ -136,7 +137,9 @@ class _Mold:
         finally:
             os.close(reader)
             os.close(writer)
-        if answer <= 0:
+        if answer == 0:
+            raise OSError("the process in between has died")
+        if answer < 0:
             raise OSError(-answer, os.strerror(-answer))
         return answer
 

@@ -1,9 +1,12 @@
 """The errors and their exit statuses."""
 
+import errno
+import os
+
 import pytest
 
 from sdcluster import errors
-from sdcluster.errors import AppError, ConfigError, SdclusterError
+from sdcluster.errors import AppError, ConfigError, SdclusterError, reason_of
 
 ALL = [
     one
@@ -31,3 +34,18 @@ def test_traceback_of_an_app_is_kept_apart_from_the_reason() -> None:
     """The reason is a line, and the traceback is for those who look for it."""
     error = AppError("cannot import 'shop'", "Traceback …")
     assert (str(error), error.detail) == ("cannot import 'shop'", "Traceback …")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), "No such file or di"),
+        (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
+        (OSError(errno.EMFILE, ""), os.strerror(errno.EMFILE)),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_reason_of_a_system_error_is_never_success(error: OSError, reason: str) -> None:
+    """Some have an error number, some a text alone, some nothing but their name."""
+    assert reason_of(error).startswith(reason)

@@ -276,3 +276,9 @@ def test_only_what_the_master_has_bound_is_closed(
     made.close_bound()
     assert [one.socket.fileno() for one in made.all] == [passed[0]]
     assert own.socket.fileno() == -1
+
+
+def test_path_that_no_socket_can_have_is_told(tmp_path: Path) -> None:
+    """Python refuses it without an error number: that is no success."""
+    with pytest.raises(ListenError, match="path too long"):
+        bind(Address("unix", "", 0, f"{tmp_path}/{'x' * 120}"))
