@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sdcluster import cpus
+from sdcluster import cpus, textfile
 from sdcluster.address import Address, parse
 from sdcluster.environment import EnvironmentFileError, parse_environment_file
-from sdcluster.errors import ConfigError, reason_of
+from sdcluster.errors import ConfigError
 
 MAX_WORKERS = 1024
 DEFAULT_LISTEN = "127.0.0.1:8000"
@@ -90,15 +90,11 @@ def load(
 ) -> Config:
     """Read and check a file; `overrides` come from options and win. Raises `ConfigError`."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(textfile.read(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; write one there, with at least 'app'") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory, not a TOML file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {reason_of(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except textfile.UnreadableError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     name = name or path.stem
@@ -413,12 +409,12 @@ def _all_environment(
     if given is not None:
         path = directory / given.removeprefix("-")
         try:
-            environment |= parse_environment_file(path.read_text(encoding="utf-8"))
+            environment |= parse_environment_file(textfile.read(path))
         except FileNotFoundError:
             if not given.startswith("-"):
                 wrong("environment_file", f"{path} does not exist; '-' before it makes that right")
-        except (OSError, UnicodeDecodeError) as error:
-            wrong("environment_file", f"{path} cannot be read: {error}")
+        except textfile.UnreadableError as error:
+            wrong("environment_file", f"{path} {error}")
         except EnvironmentFileError as error:
             wrong("environment_file", f"{path}: {error}")
     own: dict[str, str] = checked.get("environment", {})

@@ -10,10 +10,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdcluster import cpus
+from sdcluster import cpus, textfile
 from sdcluster.address import Address, parse, to_listen_stream
 from sdcluster.config import check_name
-from sdcluster.errors import ConfigError
+from sdcluster.errors import ConfigError, reason_of
 
 CONFIG_FOLDER = Path("/etc/sdcluster")
 KERNEL_LOG = Path("/dev/kmsg")
@@ -28,12 +28,12 @@ def main(arguments: Sequence[str], folder: Path = CONFIG_FOLDER) -> int:
     for file in sorted(folder.glob("*.toml")):
         try:
             check_name(file.stem)
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
+            values = tomllib.loads(textfile.read(file))
             drop_in = socket_drop_in(values, source=file)
             if drop_in:
                 _write(Path(arguments[0]), file.stem, drop_in)
         except (OSError, ValueError, RecursionError, ConfigError) as error:
-            _log(f"{file}: {error}")
+            _log(f"{file}: {reason_of(error)}")
     return 0
 
 

@@ -43,7 +43,7 @@ def test_folder_is_no_file(start: Start, tmp_path: Path) -> None:
     """A folder in the place of the file is told as that."""
     (tmp_path / "d.toml").mkdir()
     instance = start(None, "--config", "d.toml", wait=False)
-    refused(instance, EX_CONFIG, "d.toml: is a directory, not a TOML file")
+    refused(instance, EX_CONFIG, "d.toml: is a directory, not a file")
 
 
 def test_file_that_is_no_text_is_told(start: Start, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ SHARED = {
     "sdcluster.errors",
     "sdcluster.process",
     "sdcluster.runtime",
+    "sdcluster.textfile",
 }
 """The modules that belong to no package, below the command line."""
 

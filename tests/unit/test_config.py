@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import at_once
 
 from sdcluster import cpus
 from sdcluster.address import Address
@@ -190,7 +191,7 @@ REFUSED = [
     ("environment = { 'A-B' = '1' }", "'A-B' is no name of a variable"),
     ("environment_file = 1", "1 is not a text"),
     ("environment_file = 'none'", "none does not exist; '-' before it makes that right"),
-    ("environment_file = '.'", "cannot be read"),
+    ("environment_file = '.'", "is a directory, not a file"),
     ("listen = 1.5", "1.5 is not an address"),
     ("listen = true", "true is not an address"),
     ("listen = []", "no address; leave the key out for the default, 127.0.0.1:8000"),
@@ -381,7 +382,17 @@ def test_environment_file_that_is_wrong_is_refused_with_its_line(
     assert problem == f"environment_file: {tmp_path}/env: line 2: 'B' is not NAME=VALUE"
     (tmp_path / "env").write_bytes(b"A=\xff")
     (problem,) = problems(lambda: read(APP + "environment_file = 'env'"))
-    assert "env cannot be read: 'utf-8' codec" in problem
+    assert "env is not UTF-8 text (byte 2)" in problem
+
+
+def test_fifo_in_the_place_of_a_file_is_not_waited_for(read: Load, tmp_path: Path) -> None:
+    """A reload of it would hold up the master."""
+    os.mkfifo(tmp_path / "fifo")
+    with at_once():
+        (problem,) = problems(lambda: read(APP + "environment_file = '-fifo'"))
+        assert problem == f"environment_file: {tmp_path}/fifo is a FIFO, not a file"
+        with pytest.raises(ConfigError, match=f"^{tmp_path}/fifo: is a FIFO, not a file$"):
+            load(tmp_path / "fifo")
 
 
 def test_environment_file_may_be_missing_when_it_says_so(read: Load) -> None:
@@ -448,7 +459,7 @@ def test_file_that_cannot_be_read_is_told_as_such(tmp_path: Path) -> None:
     """Missing, a folder, or not to be reached."""
     with pytest.raises(ConfigError, match="no such file; write one there, with at least 'app'"):
         load(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="is a directory, not a TOML file"):
+    with pytest.raises(ConfigError, match="is a directory, not a file"):
         load(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be read: Not a directory"):

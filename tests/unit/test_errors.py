@@ -39,6 +39,7 @@ def test_traceback_of_an_app_is_kept_apart_from_the_reason() -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
+        (ValueError("no frame"), "no frame"),
         (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), "No such file or di"),
         (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
@@ -46,6 +47,6 @@ def test_traceback_of_an_app_is_kept_apart_from_the_reason() -> None:
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_reason_of_a_system_error_is_never_success(error: OSError, reason: str) -> None:
+def test_reason_of_an_error_is_never_success(error: Exception, reason: str) -> None:
     """Some have an error number, some a text alone, some nothing but their name."""
     assert reason_of(error).startswith(reason)

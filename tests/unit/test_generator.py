@@ -1,8 +1,10 @@
 """The drop-ins that the generator writes."""
 
+import os
 from pathlib import Path
 
 import pytest
+from waiting import at_once
 
 from sdcluster import cpus, generator
 from sdcluster.generator import main, socket_drop_in
@@ -157,6 +159,14 @@ def test_file_that_cannot_be_read_harms_no_other(tmp_path: Path, folder: Path, l
     (folder / "a.toml").symlink_to("nowhere")
     assert main([str(tmp_path)], folder) == 0
     assert "No such file" in log.read_text()
+
+
+def test_fifo_does_not_hold_up_the_boot(tmp_path: Path, folder: Path, log: Path) -> None:
+    """Nobody writes to it; systemd waits for its generators."""
+    os.mkfifo(folder / "a.toml")
+    with at_once():
+        assert main([str(tmp_path)], folder) == 0
+    assert f"{folder}/a.toml: is a FIFO, not a file" in log.read_text()
 
 
 def test_container_without_a_kernel_log_is_no_error(
