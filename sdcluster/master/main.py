@@ -40,11 +40,11 @@ def serve(
         _explain(ServiceManager(), error)
         raise
     manager = ServiceManager()
-    chronicle = Chronicle(journal, manager)
     with contextlib.ExitStack() as stack:
         stack.callback(manager.close)
         journal = Journal(config.name)
         stack.callback(journal.close)
+        chronicle = Chronicle(journal, manager)
         loop = Loop()
         stack.callback(loop.close)
         try:
