@@ -136,8 +136,14 @@ class Children:
                 self._report(ev.MoldFailed(generation, reason))
             case frames.Forked(worker=worker, pid=pid):
                 self._forked(worker, pid)
+                self._order_next(mold)
             case frames.ForkFailed(worker=worker, reason=reason):
                 self._never_forked(worker, reason)
+                self._order_next(mold)
+
+    def _order_next(self, mold: Mold) -> None:
+        for failed in mold.send_queued():
+            self._never_forked(failed.worker, failed.reason)
 
     def _mold_gone(self, mold: Mold, status: str) -> None:
         mold.exited = True
@@ -145,6 +151,7 @@ class Children:
         expected = self._leaving.pop(mold.generation, None) is not None
         self._molds.pop(mold.generation, None)
         self._loop.remove(mold.fileno())
+        pending = mold.pending
         mold.close()
         if not expected:
             self._journal.write(
@@ -154,7 +161,7 @@ class Children:
             )
             # First: or the supervisor would have the dead mold fork what it did not fork.
             self._report(ev.MoldExited(Generation(mold.generation), status))
-        for worker in list(mold.pending):
+        for worker in pending:
             self._never_forked(worker, "the mold died before it forked")
 
     # Workers.
@@ -368,7 +375,7 @@ class Children:
             self._early_exits[pid] = status
 
     def _awaits_report(self) -> bool:
-        return any(mold.pending for mold in [*self._molds.values(), *self._leaving.values()])
+        return any(mold.unanswered for mold in [*self._molds.values(), *self._leaving.values()])
 
     def close(self) -> None:
         """End the molds that are left."""

@@ -4,13 +4,16 @@ The master execs it with the app's interpreter, environment and directory, and s
 the mold channel (`wire.frames`).
 """
 
+import errno
 import importlib.util
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sdcluster.config import Config, python
@@ -20,9 +23,18 @@ from sdcluster.wire import frames
 
 BOOTSTRAP = Path(__file__).parent.parent / "worker" / "bootstrap.py"
 
+MAX_UNANSWERED = 64
+"""Workers that a mold is told to fork before it has answered.
+
+Their orders surely fit in its channel. The kernel counts a frame, however small, as nearly a
+kilobyte of the sender's buffer, and limits the descriptors on their way as well, see unix(7).
+"""
+
 _ENGINE_MODULES = ("uvicorn", "h11", "click", "httptools", "uvloop", "a2wsgi", "websockets")
 _TITLE_ROOM = " " * 96
 """An argument that makes room for the process title, see `process.set_title`."""
+_NO_ROOM = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
+"""What sendmsg(2) says when its buffer or the descriptors on their way are at a limit."""
 
 
 class Mold:
@@ -42,8 +54,10 @@ class Mold:
         """
         self.config = config
         self.generation = generation
-        self.pending: set[int] = set()
-        """Workers ordered and not yet reported."""
+        self.unanswered: set[int] = set()
+        """Workers that the mold was told to fork, and has not reported."""
+        self._queue: deque[_QueuedOrder] = deque()
+        self._retired = False
         self.exited = False
         """It was reaped: its pid may be somebody else's."""
         try:
@@ -100,16 +114,48 @@ class Mold:
         return self._ours.fileno()
 
     def fork(self, order: frames.Fork, descriptors: Sequence[int]) -> None:
-        """Order a worker. Raises OSError when the mold does not take orders as fast as they come.
+        """Order a worker: at once, or when the mold has answered enough of the orders before.
 
-        A mold that has died takes the order too: what is pending fails when it is reaped, which
-        tells the true reason.
+        Raises OSError when there is no room for the order. A mold that has died takes it too: what
+        is pending fails when it is reaped, which tells the true reason.
         """
+        if self._queue or not self._send(order, descriptors):
+            self._queue.append(_QueuedOrder(order, _duplicates(descriptors)))
+
+    def send_queued(self) -> list[frames.ForkFailed]:
+        """Send what waited for answers, as far as it may be sent. Return what never can be."""
+        failed = []
+        while self._queue:
+            order = self._queue[0].order
+            try:
+                if not self._send(order, self._queue[0].descriptors):
+                    break
+            except OSError as error:
+                reason = f"cannot start a process: {error.strerror}"
+                failed.append(frames.ForkFailed(worker=order.worker, reason=reason))
+            self._queue.popleft().close()
+        self._end_if_retired()
+        return failed
+
+    def _send(self, order: frames.Fork, descriptors: Sequence[int]) -> bool:
+        """Send an order; False when there is room for it after the next answer. Raises OSError."""
+        if len(self.unanswered) >= MAX_UNANSWERED:
+            return False
         try:
             socket.send_fds(self._ours, [frames.encode(order)], list(descriptors))
         except (BrokenPipeError, ConnectionResetError):
-            pass
-        self.pending.add(order.worker)
+            pass  # What is pending fails soon.
+        except OSError as error:
+            if error.errno in _NO_ROOM and self.unanswered:
+                return False
+            raise
+        self.unanswered.add(order.worker)
+        return True
+
+    @property
+    def pending(self) -> list[int]:
+        """Workers ordered and not reported, whether the mold was sent the order or not."""
+        return [*self.unanswered, *(queued.order.worker for queued in self._queue)]
 
     def read(self) -> frames.Report | None:
         """Return the next report; None when there is none.
@@ -121,14 +167,14 @@ class Mold:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            data = b""
+            return self.read()  # It died with orders unread; told once, before its last reports.
         if not data:
             raise EOFError
         report = frames.decode_report(data)
         if isinstance(report, (frames.Forked, frames.ForkFailed)):
-            if report.worker not in self.pending:
+            if report.worker not in self.unanswered:
                 raise ProtocolError(f"the mold reports worker {report.worker}, not ordered")
-            self.pending.discard(report.worker)
+            self.unanswered.discard(report.worker)
         return report
 
     def kill(self, number: signal.Signals) -> None:
@@ -138,14 +184,47 @@ class Mold:
 
     def retire(self) -> None:
         """Let the mold go: it forks what was ordered, reports it, and exits."""
+        self._retired = True
+        self._end_if_retired()
+
+    def _end_if_retired(self) -> None:
+        if not self._retired or self._queue:
+            return
         try:
             self._ours.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # Dead already.
 
     def close(self) -> None:
-        """Release the channel."""
+        """Release the channel, and the orders that were not sent."""
+        while self._queue:
+            self._queue.popleft().close()
         self._ours.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _QueuedOrder:
+    """An order that waits, with descriptors of its own: the originals may be closed by then."""
+
+    order: frames.Fork
+    descriptors: Sequence[int]
+
+    def close(self) -> None:
+        for fd in self.descriptors:
+            os.close(fd)
+
+
+def _duplicates(descriptors: Sequence[int]) -> list[int]:
+    """Return a duplicate of each. Raises OSError, and leaves none then."""
+    made: list[int] = []
+    try:
+        for fd in descriptors:
+            made.append(os.dup(fd))
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return made
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:

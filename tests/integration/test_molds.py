@@ -7,8 +7,8 @@ from os import kill
 from pathlib import Path
 
 from conftest import HELLO, Start
-from instance import Instance, wait_until
-from processes import is_running, is_stopped
+from instance import Instance, sdcluster, wait_until
+from processes import descriptors, is_running, is_stopped
 from web import fetch
 
 VERSION = """
@@ -245,3 +245,44 @@ def test_many_reloads_at_once_survive_a_dying_mold(start: Start) -> None:
         thread.join(timeout=20)
         assert not thread.is_alive()
     instance.wait_status(lambda status: status["ready"] == 2 and "reload" not in status["status"])
+
+
+MANY = 400
+"""More workers than a mold that stands still is sent orders for."""
+
+SLEEPER = """
+exec = ["sleep", "1000"]
+exec_ready = "started"
+workers = 1
+"""
+
+
+def scale_without_a_mold(instance: Instance) -> int:
+    """Stop the mold, have the master want `MANY` workers, and return the mold's pid."""
+    (mold,) = instance.mold_pids()
+    kill(mold, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(mold), "the mold is stopped")
+    assert sdcluster("scale", instance.name, str(MANY)).returncode == 0
+    return mold
+
+
+def test_orders_for_many_workers_wait_for_a_busy_mold(start: Start) -> None:
+    """However many workers are wanted at once, none is given up because the mold has no time."""
+    instance = start(None, config=SLEEPER)
+    kill(scale_without_a_mold(instance), signal.SIGCONT)
+    instance.wait_status(lambda status: status["ready"] == MANY)
+    assert "(boot-failed)" not in instance.log()
+    assert len(set(instance.worker_pids())) == MANY
+
+
+def test_orders_that_wait_fail_with_their_mold(start: Start) -> None:
+    """A mold dies with orders still to come: each slot is told once, and filled by the next."""
+    instance = start(None, config=SLEEPER)
+    before = descriptors(instance.pid)
+    kill(scale_without_a_mold(instance), signal.SIGKILL)
+    instance.wait_log("reload done, generation 2 serves")
+    assert instance.log().count("(boot-failed): the mold died before it forked") == MANY - 1
+    instance.wait_status(lambda status: status["ready"] == MANY)
+    sdcluster("scale", instance.name, "1")
+    instance.wait_status(lambda status: len(status["workers"]) == 1)
+    wait_until(lambda: len(descriptors(instance.pid)) <= len(before), "no descriptor is left")
