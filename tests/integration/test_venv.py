@@ -78,7 +78,7 @@ def make_venv(tmp_path_factory: pytest.TempPathFactory) -> MakeVenv:
             subprocess.run([interpreter(version), "-m", "venv", *bare, venv], check=True)
             if packages:
                 # The virtualenv's own pip: that of another Python may be too old to run in it.
-                pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+                pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
                 subprocess.run([*pip, "install", "-q", *packages], check=True)
             made[key] = venv
         return made[key]
