@@ -6,6 +6,7 @@ the master, being a subreaper, becomes its parent.
 
 import array
 import contextlib
+import errno
 import faulthandler
 import gc
 import logging
@@ -131,36 +132,51 @@ class _Mold:
         try:
             between = os.fork()
             if between == 0:
+                os.close(reader)
                 self._fork_again(order, descriptors, writer)
-            os.waitpid(between, 0)
-            answer = int.from_bytes(os.read(reader, 8), "little", signed=True)
+            os.close(writer)
+            writer = -1  # Else a process in between that is killed would leave us reading.
+            _, status = os.waitpid(between, 0)
+            told = os.read(reader, 8)
         finally:
             os.close(reader)
-            os.close(writer)
-        if answer == 0:
-            raise OSError("the process in between has died")
+            if writer >= 0:
+                os.close(writer)
+        if not told:
+            text = f"the process between mold and worker ended: {_ending(status)}"
+            raise ChildProcessError(errno.ECHILD, text)
+        answer = int.from_bytes(told, "little", signed=True)
         if answer < 0:
             raise OSError(-answer, os.strerror(-answer))
         return answer
 
     def _fork_again(self, order: frames.Fork, descriptors: Sequence[int], writer: int) -> NoReturn:
         try:
-            pid = os.fork()
-        except OSError as error:
-            pid = -(error.errno or 1)
-        if pid == 0:
-            os.close(writer)
-            self._channel.close()
-            run_worker(
-                self._app,
-                self._interface,
-                self._prepare,
-                order,
-                descriptors,
-                master=self._master,
-            )
-        os.write(writer, pid.to_bytes(8, "little", signed=True))
-        os._exit(0)
+            try:
+                pid = os.fork()
+            except OSError as error:
+                pid = -(error.errno or 1)
+            if pid == 0:
+                os.close(writer)
+                self._channel.close()
+                run_worker(
+                    self._app,
+                    self._interface,
+                    self._prepare,
+                    order,
+                    descriptors,
+                    master=self._master,
+                )
+            os.write(writer, pid.to_bytes(8, "little", signed=True))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(EXIT_APP)  # Whatever happens: there is one mold.
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return signal.strsignal(-code) or f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def load_app(prepare: frames.Prepare) -> tuple[Any, Literal["asgi", "wsgi"]]:

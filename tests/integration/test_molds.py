@@ -247,6 +247,58 @@ def test_many_reloads_at_once_survive_a_dying_mold(start: Start) -> None:
     instance.wait_status(lambda status: status["ready"] == 2 and "reload" not in status["status"])
 
 
+FATAL = """
+import os
+import signal
+
+MOLD = os.getpid()
+
+def is_in_between():
+    return os.getppid() == MOLD and os.path.exists("fatal")
+
+os.register_at_fork(after_in_child=lambda: is_in_between() and os.kill(os.getpid(), signal.SIGKILL))
+"""
+"""Kills the process between mold and worker as soon as it is there, while `fatal` exists."""
+
+
+def test_a_fork_that_is_killed_halfway_is_told_and_tried_again(
+    start: Start, tmp_path: Path
+) -> None:
+    """The process between mold and worker is killed, for want of memory: the mold goes on."""
+    instance = start(FATAL + HELLO, "--workers", "2")
+    (mold,) = instance.mold_pids()
+    (tmp_path / "fatal").touch()
+    kill(instance.worker_pids()[0], signal.SIGKILL)
+    reason = "(boot-failed): cannot fork: the process between mold and worker ended: Killed"
+    instance.wait_log(reason)
+    assert fetch(instance.address).text.startswith("1 ")
+    (tmp_path / "fatal").unlink()
+    instance.wait_status(lambda status: status["ready"] == 2)
+    assert instance.mold_pids() == [mold]
+
+
+TELLS_PIPES = """
+import os
+
+names = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2
+         and os.path.lexists(f"/proc/self/fd/{fd}")]
+pipes = [name for name in names if name.startswith("pipe:")]
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    body = repr(pipes).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+"""
+"""An app that tells which pipes were open when it was imported."""
+
+
+def test_a_worker_has_no_end_of_the_molds_pipe(start: Start) -> None:
+    """What the mold learns the pid by is not open in the worker, nor what earlier forks used."""
+    instance = start(TELLS_PIPES, "--workers", "2", "--no-preload")
+    assert [fetch(instance.address).text for _ in range(2)] == ["[]", "[]"]
+
+
 MANY = 400
 """More workers than a mold that stands still is sent orders for."""
 
