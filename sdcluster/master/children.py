@@ -122,9 +122,7 @@ class Children:
     def _take_report(self, mold: Mold, report: frames.Report) -> None:
         generation = Generation(mold.generation)
         match report:
-            case frames.Prepared(note=note):
-                if note:
-                    self._journal.write(EventKind.NOTE, note, About(generation=generation))
+            case frames.Prepared():
                 self._report(ev.MoldReady(generation))
             case frames.PrepareFailed(reason=reason, detail=detail):
                 self._journal.write(

@@ -70,8 +70,6 @@ class Prepared:
 
     interface: Interface
     """What the app is: told by the app itself when `Prepare` said `auto`."""
-    note: str = ""
-    """Something that the user should know, one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ control channel. So there is one vocabulary for every kind of worker:
     STOPPING=1   it takes no new connection and is on its way out
     WATCHDOG=1   it is alive (a Python worker writes to the scoreboard instead)
     STATUS=…     one line for people
-    ERRNO=…      why it failed
     X_TAKEN=1    it took or closed connections while the master was waiting for room (ours)
     X_FAILED=…   why it could not become ready, one line (ours)
 
@@ -32,7 +31,6 @@ class Notification:
     taken: bool = False
     status: str | None = None
     failed: str | None = None
-    errno: int | None = None
 
 
 def encode(**assignments: str | int) -> bytes:
@@ -73,7 +71,6 @@ def decode(data: bytes) -> Notification:
         taken=values.get("X_TAKEN") == "1",
         status=_line(values.get("STATUS")),
         failed=_line(values.get("X_FAILED")),
-        errno=_number(values.get("ERRNO")),
     )
 
 
@@ -81,9 +78,3 @@ def _line(value: str | None) -> str | None:
     if value is None:
         return None
     return "".join(char if char.isprintable() else " " for char in value[:MAX_STATUS_CHARS])
-
-
-def _number(value: str | None) -> int | None:
-    if value is None or not value.isdecimal() or len(value) > 6:
-        return None
-    return int(value)

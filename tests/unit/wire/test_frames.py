@@ -46,7 +46,7 @@ ORDERS: list[Order] = [
 
 REPORTS: list[Report] = [
     Prepared(interface="asgi"),
-    Prepared(interface="exec", note="the app starts a thread"),
+    Prepared(interface="exec"),
     PrepareFailed(reason="no module 'shop'", detail="Traceback …\n"),
     Forked(worker=3, pid=4711),
     ForkFailed(worker=3, reason="no memory"),
