@@ -5,17 +5,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, get_args
 
 import click
 
 from sdcluster import __version__
-from sdcluster.config import Config, check_name, config_path, from_options, load
+from sdcluster.config import Config, Scheduling, check_name, config_path, from_options, load
 from sdcluster.errors import EX_USAGE, ConfigError, SdclusterError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-SCHEDULING = ("round-robin", "shared", "reuseport")
+_SCHEDULING = get_args(Scheduling)
 
 
 click.UsageError.exit_code = EX_USAGE  # Where click has 2; all of ours are from sysexits.h(3head).
@@ -55,7 +53,7 @@ def main() -> None:
 @click.argument("app", metavar="MODULE:ATTR", required=False)
 @click.option("--listen", "-l", multiple=True, metavar="ADDR", help="HOST:PORT, [V6]:PORT, /PATH.")
 @click.option("--workers", "-w", metavar="N|max", help="Worker processes; max: one a CPU.")
-@click.option("--scheduling", type=click.Choice(SCHEDULING), help="Who accepts connections.")
+@click.option("--scheduling", type=click.Choice(_SCHEDULING), help="Who accepts connections.")
 @click.option("--directory", "-d", metavar="DIR", help="Where the app is. Default: here.")
 @click.option("--venv", metavar="DIR", help="The app's virtualenv.")
 @click.option("--name", metavar="NAME", help="The instance's name. Default: the module's.")

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sdcluster import cpus, textfile
 from sdcluster.address import Address, parse
@@ -251,8 +251,8 @@ class Key:
 KEYS: Mapping[str, Key] = {
     "app": Key(_app, for_command=False),
     "exec": Key(_command),
-    "exec_ready": Key(_choice("notify", "started")),
-    "interface": Key(_choice("auto", "asgi", "wsgi"), for_command=False),
+    "exec_ready": Key(_choice(*get_args(ExecReady))),
+    "interface": Key(_choice(*get_args(Interface)), for_command=False),
     "directory": Key(_text),
     "venv": Key(_text),
     "environment": Key(_environment),
@@ -260,7 +260,7 @@ KEYS: Mapping[str, Key] = {
     "listen": Key(_listen),
     "workers": Key(_workers),
     "ready_workers": Key(_integer(1, MAX_WORKERS)),
-    "scheduling": Key(_choice("round-robin", "shared", "reuseport")),
+    "scheduling": Key(_choice(*get_args(Scheduling))),
     "preload": Key(_boolean, for_command=False),
     "threads": Key(_integer(1, 1024), for_command=False),
     "ready_timeout_s": Key(_seconds(0.1, 86400)),

@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdcluster import cpus, textfile
+from sdcluster import textfile
 from sdcluster.address import Address, parse, to_listen_stream
-from sdcluster.config import check_name
+from sdcluster.config import KEYS, check_name
 from sdcluster.errors import ConfigError, reason_of
 
 CONFIG_FOLDER = Path("/etc/sdcluster")
@@ -49,7 +49,7 @@ def socket_drop_in(values: Mapping[str, object], *, source: Path) -> str:
     copies = 1
     if values.get("scheduling") == "reuseport":
         # A socket per slot, made by systemd: no other user may add one to the port.
-        copies = _workers(values.get("workers", "max"))
+        copies = KEYS["workers"].check(values.get("workers", "max"))
         lines.append("ReusePort=yes")
     for address in addresses:
         line = f"ListenStream={to_listen_stream(address)}"
@@ -66,14 +66,6 @@ def _addresses(listen: object) -> list[Address]:
     if listen is None:
         return []
     return [parse(str(one)) for one in (listen if isinstance(listen, list) else [listen])]
-
-
-def _workers(value: object) -> int:
-    if value == "max":
-        return cpus.usable()
-    if type(value) is not int or not 1 <= value <= 1024:
-        raise ValueError(f"workers: {value!r} is not a number of workers")
-    return value
 
 
 def _write(destination: Path, name: str, drop_in: str) -> None:

@@ -1,4 +1,4 @@
-"""What the standard library lacks about the own process: prctl(2), the title, room for more.
+"""What the kernel has and knows of the own process: prctl(2), the title, descriptors, stderr.
 
 Used by the master and by the workers; it needs the standard library alone.
 """
@@ -74,6 +74,15 @@ def require_descriptors(count: int, *, like: int) -> None:
     finally:
         for fd in spare:
             os.close(fd)
+
+
+def stderr_is_journal() -> bool:
+    """Tell whether stderr goes to the journal: JOURNAL_STREAM names it, see systemd.exec(5)."""
+    try:
+        stream = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
 
 
 def _arguments() -> tuple[int, int]:

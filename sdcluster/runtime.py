@@ -8,6 +8,7 @@ from sdcluster.errors import ListenError
 
 SYSTEM = Path("/run/sdcluster")
 CONTROL = "control"
+"""The name of the socket in that folder."""
 
 
 def directory(name: str) -> Path:

@@ -148,9 +148,14 @@ class SlotRecord:
         return any(worker.reason in EXPECTED for worker in self.leaving)
 
     @property
+    def is_vacant(self) -> bool:
+        """Whether nobody serves here or is about to."""
+        return self.serving is None and self.successor is None
+
+    @property
     def is_empty(self) -> bool:
         """Whether no process belongs to the slot."""
-        return self.serving is None and self.successor is None and not self.leaving
+        return self.is_vacant and not self.leaving
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ in which `_settle` applies them after every event:
 3. A reload moves through its phases: load, roll, watch; or back (`_continue_reload`).
 4. A dead mold is rebuilt by a reload of our own (`_rebuild_mold`).
 5. Slots are added or removed (`_resize`).
-6. Empty slots are filled, all at once (`_fill`).
+6. Vacant slots are filled, all at once (`_fill`).
 7. One slot, and never two, has its serving worker replaced by choice (`_replace_one`).
 
 How a reload ends, and each one does (`_advance`, `_fail_reload`): with success once every wanted
@@ -224,7 +224,7 @@ class Supervisor:
             self._vacate(worker)
         if reason is None:
             reason = ExitReason.BOOT_FAILED if booting else ExitReason.CRASH
-        waits = self._is_empty(slot) and self._is_wanted(slot) and self.phase in _ALIVE
+        waits = slot.is_vacant and self._is_wanted(slot) and self.phase in _ALIVE
         self._do(
             act.RecordExit(
                 worker.id,
@@ -523,7 +523,7 @@ class Supervisor:
     def _fill(self) -> None:
         for slot in self.slots.values():
             due = slot.spawn_at <= self._now and self._is_wanted(slot)
-            if due and self._is_empty(slot) and self._can_fork(slot.wanted):
+            if due and slot.is_vacant and self._can_fork(slot.wanted):
                 self._spawn(slot)
 
     def _replace_one(self) -> None:
@@ -605,9 +605,6 @@ class Supervisor:
     def _is_wanted(self, slot: SlotRecord) -> bool:
         added = self.reload.slots if self.reload is not None else 0
         return slot.number < max(self.wanted, added)
-
-    def _is_empty(self, slot: SlotRecord) -> bool:
-        return slot.serving is None and slot.successor is None
 
     def _wanted_slots(self) -> list[SlotRecord]:
         return [slot for slot in self.slots.values() if self._is_wanted(slot)]

@@ -92,7 +92,7 @@ class Cluster:
                 self._perform(action)
         self._feeding = False
         self._traffic.settle(
-            [slot.number for slot in self.supervisor.slots.values() if slot.serving is not None]
+            {slot.number for slot in self.supervisor.slots.values() if slot.serving is not None}
         )
         self._set_timer()
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from sdcluster import runtime
 from sdcluster.address import Address
 from sdcluster.errors import ListenError, ProtocolError, reason_of
 from sdcluster.master.listeners import Listener, bind
@@ -36,14 +37,14 @@ class ControlServer:
     """Listens on the socket, and once told whom to ask, answers the calls of its clients."""
 
     def __init__(self, loop: Loop, folder: Path) -> None:
-        """Create the socket `control` in `folder`. Raises `ListenError`."""
+        """Create the socket in `folder`. Raises `ListenError`."""
         self._loop = loop
         self._clients: dict[Client, None] = {}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ListenError(f"cannot create {folder}: {reason_of(error)}") from error
-        path = str(folder / "control")
+        path = str(folder / runtime.CONTROL)
         before = os.umask(0o177)
         try:
             self._listener: Listener = bind(Address("unix", "", 0, path, ""))
@@ -92,7 +93,7 @@ class ControlServer:
         self._clients.pop(client, None)
 
     def close(self) -> None:
-        """Send what can be sent, then close the socket and its clients."""
+        """Close the socket and its clients; what a client has not made room for is not sent."""
         self._loop.remove(self._listener.socket.fileno())
         self._listener.close()
         for client in list(self._clients):

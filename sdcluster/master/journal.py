@@ -17,6 +17,7 @@ from enum import StrEnum, unique
 from syslog import LOG_ERR, LOG_INFO, LOG_NOTICE, LOG_WARNING
 from typing import Final
 
+from sdcluster import process
 from sdcluster.master.output import Output
 from sdcluster.wire import journal
 
@@ -131,7 +132,7 @@ class Journal:
 
 def _journal_socket() -> socket.socket | None:
     """Return what entries are sent with, if stderr is the journal; else None."""
-    if not _stderr_is_journal():
+    if not process.stderr_is_journal():
         return None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
@@ -160,11 +161,3 @@ def _send_file(sock: socket.socket, data: bytes) -> None:
 
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-
-
-def _stderr_is_journal() -> bool:
-    try:
-        stream = os.fstat(2)
-    except OSError:
-        return False
-    return journal.matches_stream(os.environ.get("JOURNAL_STREAM"), stream.st_dev, stream.st_ino)

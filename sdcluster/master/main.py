@@ -90,7 +90,7 @@ def _control(loop: Loop, folder: Path, name: str) -> ControlServer:
     except ListenError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
-            text = f"{name} runs already: a master listens on {folder}/control"
+            text = f"{name} runs already: a master listens on {folder / runtime.CONTROL}"
             raise ListenError(text) from cause
         raise
 

@@ -30,7 +30,6 @@ Their orders surely fit in its channel. The kernel counts a frame, however small
 kilobyte of the sender's buffer, and limits the descriptors on their way as well, see unix(7).
 """
 
-_ENGINE_MODULES = ("uvicorn", "h11", "click", "httptools", "uvloop", "a2wsgi", "websockets")
 _TITLE_ROOM = " " * 96
 """An argument that makes room for the process title, see `process.set_title`."""
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
@@ -258,7 +257,7 @@ def _environment(config: Config) -> dict[str, str]:
 def _engine_path() -> tuple[str, ...]:
     """Return the folders that hold the HTTP engine of the master's own environment."""
     folders: dict[str, None] = {}
-    for name in _ENGINE_MODULES:
+    for name in frames.ENGINE_PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)

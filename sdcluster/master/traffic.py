@@ -9,7 +9,7 @@ Commands always accept by themselves; what nobody accepts waits in the backlog. 
 a slot that has run a command keeps one: nobody else could empty the slot's socket.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Set
 
 from sdcluster.config import Config
 from sdcluster.errors import ConfigError
@@ -101,7 +101,7 @@ class Traffic:
         """Go on: a worker has taken connections."""
         self._dispatcher.room()
 
-    def settle(self, served: Sequence[int]) -> None:
+    def settle(self, served: Set[int]) -> None:
         """Accept for others where a slot has no worker: `served` are the slots that have one."""
         if self._closed or self._scheduling != "reuseport" or self._is_command:
             return

@@ -15,6 +15,12 @@ MAX_DETAIL_CHARS = 16 * 1024
 
 Interface = Literal["asgi", "wsgi", "exec"]
 
+ENGINE_PACKAGES = (
+    *("uvicorn", "h11", "click", "httptools", "uvloop", "a2wsgi", "websockets"),
+    *("wsproto", "typing_extensions", "asgiref"),
+)
+"""All that a mold may take from `Prepare.engine_path`: the HTTP engine and what it imports."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:

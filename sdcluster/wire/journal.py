@@ -22,8 +22,3 @@ def encode(fields: Mapping[str, str]) -> bytes:
         else:
             parts.append(b"%s=%s\n" % (name.encode(), data))
     return b"".join(parts)
-
-
-def matches_stream(journal_stream: str | None, device: int, inode: int) -> bool:
-    """Tell whether JOURNAL_STREAM names the file `device`:`inode`, as systemd.exec(5) asks."""
-    return journal_stream == f"{device}:{inode}"

@@ -8,23 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from sdcluster.errors import AppError
-from sdcluster.wire.frames import Prepare
-
-_NAMES = frozenset(
-    {
-        "uvicorn",
-        "h11",
-        "click",
-        "httptools",
-        "uvloop",
-        "a2wsgi",
-        "websockets",
-        "wsproto",
-        "typing_extensions",
-        "asgiref",
-    }
-)
-"""All that may be taken from outside the app's environment: the engine and what it imports."""
+from sdcluster.wire.frames import ENGINE_PACKAGES, Prepare
 
 
 class _EngineFinder:
@@ -39,7 +23,7 @@ class _EngineFinder:
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if path is None and fullname in _NAMES:
+        if path is None and fullname in ENGINE_PACKAGES:
             return importlib.machinery.PathFinder.find_spec(fullname, self._folders, target)
         return None
 

@@ -6,12 +6,12 @@ the journal. The root logger is left alone, or `logging.basicConfig` in the app 
 """
 
 import logging
-import os
 import socket
 import sys
 from collections.abc import Mapping
 from io import TextIOWrapper
 
+from sdcluster import process
 from sdcluster.wire import journal
 
 MAX_MESSAGE_BYTES = 48 * 1024
@@ -54,22 +54,13 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
 
 
-def stderr_is_journal() -> bool:
-    """Tell whether what is written to stderr goes to the journal."""
-    try:
-        stream = os.fstat(2)
-    except OSError:
-        return False
-    return journal.matches_stream(os.environ.get("JOURNAL_STREAM"), stream.st_dev, stream.st_ino)
-
-
 def set_up(fields: Mapping[str, str], who: str, *, access_log: bool) -> None:
     """Prepare the output of this process; `who` names it on a terminal."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(line_buffering=True)
     handler: logging.Handler
-    if stderr_is_journal():
+    if process.stderr_is_journal():
         handler = JournalHandler(fields)
     else:
         handler = logging.StreamHandler()

@@ -36,6 +36,13 @@ def test_slot_is_in_transition_while_a_worker_leaves_by_choice() -> None:
         assert slot.in_transition == (reason in EXPECTED)
 
 
+def test_slot_is_vacant_when_nobody_serves_or_is_about_to() -> None:
+    """Those that leave have left their place."""
+    assert SlotRecord(Slot(0), Generation(1), leaving=[worker(1)]).is_vacant
+    assert not SlotRecord(Slot(0), Generation(1), serving=worker(1)).is_vacant
+    assert not SlotRecord(Slot(0), Generation(1), successor=worker(1)).is_vacant
+
+
 def test_slot_is_empty_when_no_process_belongs_to_it() -> None:
     """One that leaves still belongs to it."""
     assert SlotRecord(Slot(0), Generation(1)).is_empty

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdcluster.wire.journal import encode, matches_stream
+from sdcluster.wire.journal import encode
 from unit.wire.fuzz import texts
 
 
@@ -44,14 +44,3 @@ def test_every_text_arrives_as_it_was_sent() -> None:
         unicode = text.encode("utf-8", "ignore").decode()
         fields = {"MESSAGE": unicode, "PRIORITY": "6", "A_1": unicode}
         assert parse(encode(fields)) == fields
-
-
-@pytest.mark.parametrize(
-    ("stream", "expected"),
-    [("8:15", True), ("8:16", False), ("", False), (None, False), ("8:15:1", False)],
-)
-def test_stream_is_the_journal_when_device_and_inode_match(
-    stream: str | None, expected: bool
-) -> None:
-    """JOURNAL_STREAM may be inherited by a process whose stderr goes elsewhere."""
-    assert matches_stream(stream, 8, 15) is expected
