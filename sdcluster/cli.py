@@ -131,7 +131,8 @@ def _serve(
 def reload(name: str) -> None:
     """Replace the workers of NAME with new code, one at a time, and wait for it.
 
-    Exits with 0 when the new code serves. Else the old code serves on; the reason is told.
+    Exits with 0 when the new code serves. Else the reason is told, and the old code serves on,
+    unless it cannot be forked any more: then the new code stays, and that is told too.
     """
     from sdcluster import display
     from sdcluster.client import Master

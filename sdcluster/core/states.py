@@ -44,7 +44,6 @@ class MoldState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     ABORTING = "aborting"
-    GONE = "gone"
 
 
 class Phase(StrEnum):

@@ -311,7 +311,7 @@ class Children:
         if reason and not process.finding:
             process.finding = reason
             text = f"worker {worker} {reason}: it is replaced"
-            self._journal.write(EventKind.NOTE, text, process.about())
+            self._journal.write(EventKind.WORKER_WORN, text, process.about())
         if reason:
             self._report(ev.WorkerWorn(worker, reason))
 

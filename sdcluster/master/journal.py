@@ -40,6 +40,8 @@ class EventKind(StrEnum):
     """A worker serves."""
     WORKER_RETIRED = "cf4e365c777143bfba62c2d1f048ec28"
     """A worker left by the cluster's choice."""
+    WORKER_WORN = "e1a7e0ffa85b4cc39973fb45e312a3b3"
+    """A worker has served its time, and is replaced."""
     WORKER_LOST = "9ed4c967dac3484d978e60dedd361780"
     """A worker crashed, hung or did not become ready."""
     WORKER_STUCK = "33ad61ca5c5a43deabf532c4b407f85f"
@@ -51,7 +53,7 @@ class EventKind(StrEnum):
     RELOAD_DONE = "2b36a94cfc6b4f6e864e2c3901bc8e02"
     """The new code is live."""
     RELOAD_FAILED = "4dd75e286e9f4bce8d94218f064557d6"
-    """The old code serves on."""
+    """A reload failed."""
     ROLLBACK = "a29393b5787741a9bb419b55a8ba02fe"
     """Replaced slots go back to the old code."""
     MOLD_LOST = "d7879813fc584e5ea092127300ee8da3"
@@ -67,6 +69,7 @@ PRIORITIES: Final = {
     EventKind.RELOAD_DONE: LOG_NOTICE,
     EventKind.START_FAILED: LOG_ERR,
     EventKind.RELOAD_FAILED: LOG_ERR,
+    EventKind.WORKER_WORN: LOG_NOTICE,
     EventKind.WORKER_LOST: LOG_WARNING,
     EventKind.WORKER_STUCK: LOG_WARNING,
     EventKind.WORKER_PROTOCOL: LOG_ERR,

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from syslog import LOG_INFO, LOG_NOTICE, LOG_WARNING
 
 import pytest
 from waiting import at_once
@@ -93,3 +94,21 @@ def test_large_entry_that_does_not_fit_is_lost(daemon: socket.socket, journal: J
     with at_once():
         journal.write(EventKind.NOTE, "x" * 10_000_000)
     assert read(daemon) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "priority"),
+    [
+        (EventKind.WORKER_RETIRED, LOG_INFO),
+        (EventKind.WORKER_WORN, LOG_NOTICE),
+        (EventKind.WORKER_LOST, LOG_WARNING),
+    ],
+)
+def test_what_is_routine_is_no_warning(
+    daemon: socket.socket, journal: Journal, kind: EventKind, priority: int
+) -> None:
+    """A worker that is recycled, as configured, is nothing to look into; one that crashed is."""
+    journal.write(kind, "worker 3 is gone", About(worker=3))
+    (entry,) = read(daemon)
+    assert f"PRIORITY={priority}\n".encode() in entry
+    assert f"MESSAGE_ID={kind}\n".encode() in entry
