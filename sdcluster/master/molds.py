@@ -53,6 +53,8 @@ class Mold:
         """
         self.config = config
         self.generation = generation
+        self.prepared = False
+        """It has said that it can fork workers."""
         self.unanswered: set[int] = set()
         """Workers that the mold was told to fork, and has not reported."""
         self._queue: deque[_QueuedOrder] = deque()
@@ -174,6 +176,7 @@ class Mold:
             if report.worker not in self.unanswered:
                 raise ProtocolError(f"the mold reports worker {report.worker}, not ordered")
             self.unanswered.discard(report.worker)
+        self.prepared = self.prepared or isinstance(report, frames.Prepared)
         return report
 
     def kill(self, number: signal.Signals) -> None:

@@ -2,6 +2,9 @@
 
 Master to mold: `Prepare` once, then `Fork` for each worker (its descriptors attached).
 Mold to master: `Prepared` or `PrepareFailed` once, then `Forked` or `ForkFailed` for each `Fork`.
+
+A mold is started from the files that are installed then, which may be of another version than the
+master that runs. So `protocol` in `Prepare`, and `PrepareFailed`, are for all versions.
 """
 
 import json
@@ -10,6 +13,12 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
 
+PROTOCOL = 1
+"""The version of this module: one more with every change of a frame."""
+UPGRADED = (
+    "sdcluster was upgraded since this instance was started; restart it "
+    "(systemctl restart sdcluster@NAME)"
+)
 MAX_FRAME_BYTES = 128 * 1024
 MAX_DETAIL_CHARS = 16 * 1024
 
@@ -28,6 +37,7 @@ class Prepare:
 
     name: str
     generation: int
+    protocol: int = PROTOCOL
     app: str = ""
     """`module:attribute` or `module:factory()`; empty for a command."""
     interface: str = "auto"
@@ -117,7 +127,7 @@ def encode(frame: Order | Report) -> bytes:
 
 
 def decode_order(data: bytes) -> Order:
-    """Read a frame from the master. Raises `ProtocolError`."""
+    """Read a frame from the master. Raises `ProtocolError`, with `UPGRADED` for another version."""
     frame = _decode(data, (Prepare, Fork))
     assert isinstance(frame, (Prepare, Fork))
     return frame
@@ -145,6 +155,8 @@ def _decode(data: bytes, kinds: tuple[type, ...]) -> object:
     if not isinstance(values, dict):
         raise ProtocolError("frame is not a JSON object")
     name = values.pop("kind", None)
+    if name == Prepare.__name__ and values.get("protocol") != PROTOCOL:
+        raise ProtocolError(UPGRADED)
     for kind in kinds:
         if kind.__name__ == name:
             return kind(**_checked(kind, values))

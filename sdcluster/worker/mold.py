@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, cast
 
 from sdcluster import process
-from sdcluster.errors import AppError, reason_of
+from sdcluster.errors import AppError, ProtocolError, reason_of
 from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
 from sdcluster.worker import command, engine, loader, logs, server
@@ -39,13 +39,24 @@ def main(channel_fd: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
-    prepare = frames.decode_order(channel.recv(frames.MAX_FRAME_BYTES + 1))
-    assert isinstance(prepare, frames.Prepare)
+    prepare = _receive_prepare(channel)
     process.set_title(f"sdcluster: mold {prepare.name} gen {prepare.generation}")
     process.set_name("sdcluster:mold")
     _Mold(channel, prepare).run()
     sys.stdout.flush()
     os._exit(0)
+
+
+def _receive_prepare(channel: socket.socket) -> frames.Prepare:
+    """Return the first frame; end the process when it is of another version of the master."""
+    try:
+        prepare = frames.decode_order(channel.recv(frames.MAX_FRAME_BYTES + 1))
+    except ProtocolError as error:
+        with contextlib.suppress(OSError):  # The master is gone.
+            channel.send(frames.encode(frames.PrepareFailed(reason=str(error))))
+        os._exit(0)
+    assert isinstance(prepare, frames.Prepare)
+    return prepare
 
 
 class _Mold:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 from conftest import Start
 from instance import Instance, wait_until
 from web import fetch_many
+
+import sdcluster
+
+PACKAGE = Path(sdcluster.__file__).parent
 
 GOOD = """
 import os
@@ -219,3 +224,31 @@ def test_a_worker_too_many_changes_nothing(start: Start, tmp_path: Path) -> None
     (tmp_path / "app.py").write_text(NEW)
     assert instance.reload().returncode == 0
     assert serving(instance) == [(slot, 3) for slot in range(4)]
+
+
+UPGRADES = {
+    "order": ("wire/frames.py", "PROTOCOL = ", "PROTOCOL = 1000 + "),
+    "report": ("wire/frames.py", "type(frame).__name__, **", "'New' + type(frame).__name__, **"),
+}
+"""A package that speaks another protocol: which file has which text replaced by which."""
+
+
+@pytest.mark.parametrize("kind", UPGRADES)
+def test_a_reload_after_an_upgrade_of_sdcluster_asks_for_a_restart(
+    start: Start, tmp_path: Path, kind: str
+) -> None:
+    """The master that runs is older than the files of its molds: nothing is lost, it is told."""
+    package = tmp_path / "installed" / "sdcluster"
+    shutil.copytree(PACKAGE, package)
+    config = CONFIG.replace("ready_timeout_s = 1", "ready_timeout_s = 20")
+    instance = start(GOOD, config=config, env={"PYTHONPATH": str(package.parent)})
+    file, old, new = UPGRADES[kind]
+    source = (package / file).read_text()
+    assert old in source
+    (package / file).write_text(source.replace(old, new))
+    with instance.under_load(close=True, clients=4) as load:
+        assert_failed(instance.reload(), r"sdcluster was upgraded.*systemctl restart sdcluster@")
+    assert load.lost == 0, load.errors
+    assert_old_code_serves(instance)
+    (package / file).write_text(source)
+    assert instance.reload().returncode == 0

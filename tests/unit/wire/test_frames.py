@@ -10,6 +10,8 @@ from sdcluster.errors import ProtocolError
 from sdcluster.wire.frames import (
     MAX_DETAIL_CHARS,
     MAX_FRAME_BYTES,
+    PROTOCOL,
+    UPGRADED,
     Fork,
     Forked,
     ForkFailed,
@@ -153,12 +155,31 @@ def test_order_with_a_value_of_the_wrong_type_is_refused(values: dict[str, Any])
     """Types are checked field by field, numbers that fit no float included."""
     (field,) = values
     with pytest.raises(ProtocolError, match=f"Prepare: {field} has a value of the wrong type"):
-        decode_order(raw("Prepare", name="shop", generation=1, **values))
+        decode_order(raw("Prepare", protocol=PROTOCOL, name="shop", generation=1, **values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"protocol": PROTOCOL + 1, "name": "shop", "generation": 1},
+        {"protocol": PROTOCOL + 1, "something": "new"},
+        {"protocol": str(PROTOCOL)},
+        {"name": "shop", "generation": 1},
+    ],
+    ids=["number", "fields", "type", "none"],
+)
+def test_order_of_another_version_is_told_as_such(values: dict[str, Any]) -> None:
+    """Whatever else is in it: a master that was started before an upgrade has sent it."""
+    with pytest.raises(ProtocolError) as caught:
+        decode_order(raw("Prepare", **values))
+    assert str(caught.value) == UPGRADED
 
 
 def test_whole_number_of_seconds_is_taken_as_seconds() -> None:
     """JSON does not tell 30 from 30.0."""
-    order = decode_order(raw("Prepare", name="shop", generation=1, drain_timeout_s=30))
+    order = decode_order(
+        raw("Prepare", protocol=PROTOCOL, name="shop", generation=1, drain_timeout_s=30)
+    )
     assert isinstance(order, Prepare)
     assert order.drain_timeout_s == 30.0 and isinstance(order.drain_timeout_s, float)
 
