@@ -130,9 +130,11 @@ def test_a_master_out_of_descriptors_loses_nothing_of_a_dead_worker(
     with ThreadPoolExecutor(20) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
         instance = start(HELLO, "--workers", "2", sockets=[listener])
         pids = serving(instance)
-        for pid in pids.values():
+        for pid in (*pids.values(), instance.pid):
             kill(pid, signal.SIGSTOP)
         answers = [pool.submit(fetch, instance.address) for _ in range(20)]
+        wait_until(lambda: backlog(listener)[0] == 20, "all clients")
+        instance.signal(signal.SIGCONT)  # So each worker gets all that it gets at once.
         wait_until(lambda: backlog(listener)[0] == 20 - 2 * MAX_OUTSTANDING, "full workers")
         with limited(instance.pid, resource.RLIMIT_NOFILE, lowest_limit(instance.pid) + room):
             kill(pids[0], signal.SIGKILL)
