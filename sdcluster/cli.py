@@ -178,10 +178,21 @@ def scale(name: str, workers: str) -> None:
 @main.command()
 @click.argument("target", metavar="NAME|FILE")
 def check(target: str) -> None:
-    """Validate a configuration, and import its app in a process of its own. Binds nothing."""
-    from sdcluster.master.check import check_app
+    """Validate a configuration, and import its app in a process of its own. Binds nothing.
+
+    Root's check of NAME imports the app as the user that its service runs as.
+    """
+    from sdcluster.master.check import check_app, service_user
 
     is_file = "/" in target or target.endswith(".toml")
     config = load(Path(target) if is_file else config_path(target))
-    interface = check_app(config)
+    user = None if is_file or config.is_command else service_user(config.name)
+    if user is not None:
+        click.echo(f"importing {config.app} as the user {user.pw_name}, like the service")
+    try:
+        interface = check_app(config, user=user)
+    except SdclusterError:
+        if user is not None:
+            click.echo(f"sdcluster: as the user {user.pw_name}, in {config.directory}:", err=True)
+        raise
     click.echo(f"{config.source}: OK, {config.app or ' '.join(config.exec)} ({interface})")

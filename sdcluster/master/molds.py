@@ -7,6 +7,7 @@ the mold channel (`wire.frames`).
 import errno
 import importlib.util
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -46,10 +47,12 @@ class Mold:
         *,
         listener_names: Sequence[str],
         trial: bool = False,
+        user: pwd.struct_passwd | None = None,
     ) -> None:
         """Start the process and have it load the app. Raises `SpawnError`.
 
-        A `trial` imports the app even when the config leaves that to the workers.
+        A `trial` imports the app even when the config leaves that to the workers. The process runs
+        as `user`, if one is given, which takes root.
         """
         self.config = config
         self.generation = generation
@@ -68,20 +71,23 @@ class Mold:
         self._ours.setblocking(False)
         with theirs:
             try:
-                self.pid = self._exec(theirs.fileno())
+                self.pid = self._exec(theirs.fileno(), user)
                 self._ours.send(frames.encode(self._prepare(listener_names, trial)))
             except (OSError, ProtocolError) as error:
                 self._ours.close()
                 what = f"cannot execute {python(config)}: {reason_of(error)}"
                 raise SpawnError(what) from error
 
-    def _exec(self, channel_fd: int) -> int:
+    def _exec(self, channel_fd: int, user: pwd.struct_passwd | None) -> int:
         process = subprocess.Popen(
             [python(self.config), str(BOOTSTRAP), str(channel_fd), _TITLE_ROOM],
             cwd=self.config.directory,
-            env=_environment(self.config),
+            env=_environment(self.config, user),
             stdin=subprocess.DEVNULL,
             pass_fds=[channel_fd],
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=os.getgrouplist(user.pw_name, user.pw_gid) if user else None,
         )
         process.returncode = 0  # Reaped by the cluster, with every other child.
         return process.pid
@@ -244,11 +250,15 @@ def heartbeat_interval_s(config: Config) -> float:
     return min(1.0, config.heartbeat_timeout_s / 4)
 
 
-def _environment(config: Config) -> dict[str, str]:
+def _environment(config: Config, user: pwd.struct_passwd | None) -> dict[str, str]:
     """Return the environment of a generation, captured when it starts."""
     environment = {
         name: value for name, value in os.environ.items() if name not in PRIVATE_ENVIRONMENT
     }
+    if user is not None:
+        # As User= in a unit has it, see systemd.exec(5).
+        environment |= {"HOME": user.pw_dir, "SHELL": user.pw_shell}
+        environment |= {"USER": user.pw_name, "LOGNAME": user.pw_name}
     if config.venv is not None:
         environment["VIRTUAL_ENV"] = str(config.venv)
         path = environment.get("PATH", os.defpath)

@@ -1,8 +1,12 @@
 """The commands: what `run` takes and prints, its signals, and those that ask a running master."""
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -474,3 +478,59 @@ def test_serve_runs_the_named_config(
     instance.wait_log("ready: 1/1 workers ready")
     assert fetch(listen).status == 200
     assert instance.stop() == 0
+
+
+WHO = """
+import os
+
+assert os.getresuid() == (65534, 65534, 65534), os.getresuid()
+assert 0 not in os.getgroups() and os.getgid() != 0
+assert os.environ["USER"] == "nobody" and os.environ["HOME"] != "/root", os.environ
+
+async def app(scope, receive, send): pass
+"""
+"""An app that loads for the user `nobody` alone."""
+
+
+@pytest.fixture
+def units_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let systemd say that the units run as `nobody`."""
+    (tmp_path / "bin").mkdir()
+    systemctl = tmp_path / "bin" / "systemctl"
+    systemctl.write_text("#!/bin/sh\necho nobody\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SDCLUSTER_CONFIG_DIR", str(tmp_path))
+
+
+def python_for_all() -> str:
+    """Return a Python like ours that every user may execute; skip the test if there is none."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{name}"):
+        with contextlib.suppress(OSError):
+            subprocess.run([python, "-V"], user="nobody", capture_output=True, check=True)
+            return python
+    pytest.skip(f"no {name} that every user may execute")
+
+
+@pytest.mark.usefixtures("units_of_nobody")
+def test_check_by_name_imports_as_the_user_of_the_service(tmp_path: Path) -> None:
+    """Root's `check NAME` finds what the service's user finds, and says who that is."""
+    with tempfile.TemporaryDirectory() as folder:  # The test's own is closed to others.
+        os.chmod(folder, 0o755)
+        subprocess.run([python_for_all(), "-m", "venv", "--without-pip", f"{folder}/v"], check=True)
+        (Path(folder) / "app.py").write_text(WHO)
+        (tmp_path / "shop.toml").write_text(
+            f'app = "app:app"\ndirectory = "{folder}"\nvenv = "v"\n'
+        )
+        checked = sdcluster("check", "shop")
+        assert checked.returncode == 0, checked.stderr
+        assert checked.stdout.startswith("importing app:app as the user nobody")
+        by_file = sdcluster("check", f"{tmp_path}/shop.toml")
+        assert "AssertionError: (0, 0, 0)" in by_file.stderr
+        (Path(folder) / "app.py").chmod(0o600)
+        closed = sdcluster("check", "shop")
+        assert (closed.returncode, "Permission denied" in closed.stderr) == (70, True)
+        assert f"sdcluster: as the user nobody, in {folder}:\n" in closed.stderr

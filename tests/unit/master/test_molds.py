@@ -63,7 +63,7 @@ def pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Mold
     """Return a mold that has taken its first order, and who plays it."""
     far: list[FakeMold] = []
 
-    def execute(_mold: Mold, channel_fd: int) -> int:
+    def execute(_mold: Mold, channel_fd: int, _user: object) -> int:
         far.append(FakeMold(channel_fd))
         return 0
 
