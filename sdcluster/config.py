@@ -27,7 +27,9 @@ Scheduling = Literal["round-robin", "shared", "reuseport"]
 Interface = Literal["auto", "asgi", "wsgi"]
 ExecReady = Literal["notify", "started"]
 
-_NAME = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9:_.-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+"""What a unit takes behind its @ without escapes, but for the colon: RUNTIME_DIRECTORY is a list of
+paths with colons between, and StateDirectory= has another meaning for it, see systemd.exec(5)."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -436,8 +438,8 @@ def check_name(name: str) -> None:
     """Raise `ConfigError` unless an instance can be called `name`."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} is no name for an instance: letters, digits and : _ . -, at most 64, "
-            "without a dot or dash at the start"
+            f"{name!r} is no name for an instance: ASCII letters, digits and _ . -, at most 64, "
+            "without a dot or dash at the start, and no colon"
         )
 
 
