@@ -1,5 +1,6 @@
 """Asks a running master, over its control socket."""
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from sdcluster import runtime
 from sdcluster.config import MAX_WORKERS
 from sdcluster.errors import ControlError, ProtocolError, reason_of
+from sdcluster.runtime import peer_uid
 from sdcluster.wire import varlink
 
 _ERRORS = {
@@ -70,20 +72,49 @@ class Master:
 
 
 def _connect(name: str) -> socket.socket:
+    """Return a connection to the first place that a master listens on.
+
+    If there is none, the error tells the reason that helps most: who listens in the master's place,
+    else which place is denied, else where nobody is.
+    """
     paths = runtime.control_sockets(name)
+    strange = denied = ""
     for path in paths:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(str(path))
-        except OSError as error:
-            connection.close()
-            if isinstance(error, PermissionError):
-                raise ControlError(
-                    f"access to {path} is denied; be root or the user that {name} runs as"
-                ) from error
-            continue
-        return connection
-    raise ControlError(f"{name} does not run: no master listens on {_either(paths)}")
+            uid = peer_uid(connection)
+            if _is_believed(uid, path.parent):
+                return connection
+            strange = strange or (
+                f"what listens on {path} runs as user {uid}, and is not taken for the master of "
+                f"{name}; ask as that user, if it is"
+            )
+        except PermissionError:
+            denied = denied or (
+                f"access to {path} is denied; be root or the user that {name} runs as"
+            )
+        except OSError:
+            pass  # Nobody listens here.
+        connection.close()
+    nobody = f"{name} does not run: no master listens on {_either(paths)}"
+    raise ControlError(strange or denied or nobody)
+
+
+def _is_believed(uid: int, folder: Path) -> bool:
+    """Tell whether a server that runs as `uid` may be the master that `folder` belongs to.
+
+    Root and the client's own user are. A master listens for nobody else but root, so root alone
+    meets others: the user of a service, `sdcluster` or one of DynamicUser=. It believes the one who
+    owns the folder, if only root can have put it there, as systemd does below /run/sdcluster. Below
+    /tmp and a user's own folders anybody could, and tell root what they like.
+    """
+    own = os.geteuid()
+    if uid in (0, own):
+        return True
+    above = os.stat(folder.parent)
+    placed_by_root = above.st_uid == 0 and not above.st_mode & 0o022
+    return own == 0 and placed_by_root and os.stat(folder).st_uid == uid
 
 
 def _either(paths: list[Path]) -> str:

@@ -1,7 +1,9 @@
-"""Where an instance keeps its control socket while it runs."""
+"""Where an instance keeps its control socket while it runs, and who is at its other end."""
 
 import os
+import socket
 import stat
+import struct
 from pathlib import Path
 
 from sdcluster.errors import ListenError
@@ -9,6 +11,8 @@ from sdcluster.errors import ListenError
 SYSTEM = Path("/run/sdcluster")
 CONTROL = "control"
 """The name of the socket in that folder."""
+
+_UCRED = struct.Struct("3i")
 
 
 def directory(name: str) -> Path:
@@ -29,9 +33,24 @@ def directory(name: str) -> Path:
 
 def control_sockets(name: str) -> list[Path]:
     """Return where the control socket of an instance may be, the likeliest first."""
-    system = SYSTEM / name
-    folders = [system, *(folder for folder in _candidates(name) if folder != system)]
-    return [folder / CONTROL for folder in folders]
+    folders = [*_given(name), SYSTEM / name, *_candidates(name)]
+    return [folder / CONTROL for folder in dict.fromkeys(folders)]
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Return the user at the other end of a Unix socket: SO_PEERCRED, see unix(7)."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(data)[1])
+
+
+def _given(name: str) -> list[Path]:
+    """Return the folder in RUNTIME_DIRECTORY, unless it is known to be another instance's."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "")
+    if not given or os.environ.get("SDCLUSTER_INSTANCE", name) != name:
+        return []
+    folder = Path(given.split(":")[0])
+    is_others = folder.parent == SYSTEM and folder.name != name
+    return [] if is_others else [folder]
 
 
 def _candidates(name: str) -> list[Path]:

@@ -6,7 +6,6 @@ turn of the loop, and what waits to be sent.
 
 import os
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sdcluster.address import Address
 from sdcluster.errors import ListenError, ProtocolError, reason_of
 from sdcluster.master.listeners import Listener, bind
 from sdcluster.master.loop import READ, WRITE, Loop, Timer
+from sdcluster.runtime import peer_uid
 from sdcluster.wire import varlink
 
 MAX_CLIENTS = 32
@@ -27,8 +27,6 @@ PATIENCE_S = 5.0
 """How long a client may take to send a whole call."""
 EXHAUSTED_RETRY_S = 0.5
 """How long to leave clients in the backlog when descriptors or memory are used up."""
-
-_UCRED = struct.Struct("3i")
 
 Handler = Callable[["Client", varlink.Call], None]
 
@@ -64,7 +62,7 @@ class ControlServer:
         except OSError:
             self._pause(handler)
             return
-        if _peer_uid(connection) not in (0, os.geteuid()) or not self._has_room():
+        if peer_uid(connection) not in (0, os.geteuid()) or not self._has_room():
             connection.close()
             return
         connection.setblocking(False)
@@ -220,8 +218,3 @@ class Client:
             self._loop.remove(self._connection.fileno())
             self._connection.close()
             self._on_close(self)
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(data)[1])

@@ -168,8 +168,13 @@ def test_a_worker_short_of_descriptors_loses_nothing(start: Start, scheduling: s
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root")
 @pytest.mark.parametrize("room", [0, 1], ids=["first-fork", "second-fork"])
-def test_a_fork_that_fails_is_told_and_tried_again(start: Start, room: int) -> None:
+def test_a_fork_that_fails_is_told_and_tried_again(
+    start: Start, runtime_folder: Path, room: int
+) -> None:
     """With no room for another process the slot waits and is tried again; the other serves on."""
+    folder = runtime_folder / "sdcluster" / "test0"
+    folder.mkdir(mode=0o755, parents=True)
+    os.chown(folder, OTHER_UID, OTHER_UID)  # As systemd does it, or root believes nobody there.
     instance = start(HELLO, "--workers", "2", prefix=AS_OTHER_USER)
     (mold,) = instance.mold_pids()
     victim = serving(instance)[0]

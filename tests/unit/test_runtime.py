@@ -14,6 +14,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be an ordinary user without any of the variables."""
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("SDCLUSTER_INSTANCE", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
 
@@ -58,3 +59,24 @@ def test_a_folder_that_somebody_else_has_made_is_not_used(
     with pytest.raises(ListenError, match="not this user's alone"):
         directory("shop")
     assert control_sockets("shop") == [Path("/run/sdcluster/shop/control")]
+
+
+def test_client_of_a_service_looks_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ExecReload= of a unit has the master's RUNTIME_DIRECTORY, which may be anywhere."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/shop:/run/other")
+    assert control_sockets("shop")[:2] == [
+        Path("/run/shop/control"),
+        Path("/run/sdcluster/shop/control"),
+    ]
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/sdcluster/shop")
+    assert control_sockets("shop").count(Path("/run/sdcluster/shop/control")) == 1
+
+
+def test_folder_of_another_instance_is_not_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that asks for another instance has its own RUNTIME_DIRECTORY, and must not hit it."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/sdcluster/blog")
+    assert Path("/run/sdcluster/blog/control") not in control_sockets("shop")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/blog")
+    monkeypatch.setenv("SDCLUSTER_INSTANCE", "blog")
+    assert Path("/run/blog/control") not in control_sockets("shop")
+    assert control_sockets("blog")[0] == Path("/run/blog/control")
