@@ -20,6 +20,9 @@ _NOTIFY_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 PRIVATE_ENVIRONMENT = frozenset({*listenfds.ENVIRONMENT, *_NOTIFY_ENVIRONMENT})
 """Variables that are for the master alone and not passed on to the processes it starts."""
 
+MAX_STATUS_BYTES = 2048
+"""A longer status is cut: systemd drops messages of more than 4096 bytes."""
+
 EXTEND_S = 10.0
 """How far each sign of progress moves systemd's time-outs, the watchdog's among them."""
 
@@ -115,7 +118,7 @@ class ServiceManager:
         """Tell people how things are, in one line, if it has changed."""
         if text != self._status:
             self._status = text
-            self._tell(STATUS=" ".join(text.split()))
+            self._tell(STATUS=_one_line(text))
 
     def failed(self, errno: int) -> None:
         """Say which error number explains that the service ends."""
@@ -151,8 +154,15 @@ def _notifier() -> Any:
 
 def _message(assignments: Mapping[str, str | int]) -> str:
     text = "\n".join(f"{key}={value}" for key, value in assignments.items())
-    # sdnotify sends Latin-1, systemd expects UTF-8: ASCII is both.
-    return text.encode("ascii", "backslashreplace").decode()
+    # systemd takes UTF-8. sdnotify encodes to Latin-1, which only undoes this decoding.
+    return text.encode().decode("latin-1")
+
+
+def _one_line(text: str) -> str:
+    """Return a text as STATUS= may have it: valid UTF-8, no control characters, not too long."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    words = "".join(char if char.isprintable() else " " for char in text).split()
+    return " ".join(words).encode()[:MAX_STATUS_BYTES].decode("utf-8", "ignore")
 
 
 def _watchdog_usec() -> int:

@@ -51,6 +51,31 @@ def test_service_manager_that_is_gone_is_not_missed(
         told.alive()
 
 
+@pytest.mark.parametrize(
+    ("text", "told_as"),
+    [
+        ("größe … 日本", "größe … 日本"),
+        ("two\n lines\t", "two lines"),
+        ("half \ud83d, byte \udce9", "half \\ud83d, byte \\udce9"),
+        ("nul \0 and bell \a", "nul and bell"),
+    ],
+)
+def test_status_is_a_line_of_text_in_any_script(
+    manager: socket.socket, told: ServiceManager, text: str, told_as: str
+) -> None:
+    """UTF-8, which systemd asks for; it drops a message with a NUL in it as a whole."""
+    told.status(text)
+    assert read(manager) == [f"STATUS={told_as}".encode()]
+
+
+def test_status_that_is_too_long_is_cut(manager: socket.socket, told: ServiceManager) -> None:
+    """Systemd drops a message of more than 4096 bytes; what is cut is still UTF-8."""
+    told.status("…" * 4096)
+    (message,) = read(manager)
+    assert len(message) <= 4096
+    assert set(message.decode().removeprefix("STATUS=")) == {"…"}
+
+
 def test_readiness_is_told_again_when_it_did_not_arrive(
     manager: socket.socket, told: ServiceManager
 ) -> None:
