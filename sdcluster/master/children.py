@@ -117,8 +117,8 @@ class Children:
         mold.kill(signal.SIGKILL)
         self._loop.remove(mold.fileno())
         reason = f"the mold broke the protocol: {text}"
-        if not mold.prepared:
-            reason = f"the mold speaks another protocol ({text}); maybe {frames.UPGRADED}"
+        if not mold.prepared and mold.generation > 1:
+            reason += f"; maybe {frames.UPGRADED}"
         self._report(ev.MoldFailed(Generation(mold.generation), reason))
 
     def _take_report(self, mold: Mold, report: frames.Report) -> None:
