@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from sdcluster.config import MAX_WORKERS
 from sdcluster.errors import ControlError, ProtocolError, reason_of
 from sdcluster.runtime import peer_uid
 from sdcluster.wire import varlink
+
+CONNECT_TIMEOUT_S = 10.0
 
 _ERRORS = {
     f"{varlink.INTERFACE}.Stopping": "the cluster is stopping",
@@ -81,6 +84,7 @@ def _connect(name: str) -> socket.socket:
     strange = denied = ""
     for path in paths:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _limit_wait(connection)
         try:
             connection.connect(str(path))
             uid = peer_uid(connection)
@@ -94,11 +98,20 @@ def _connect(name: str) -> socket.socket:
             denied = denied or (
                 f"access to {path} is denied; be root or the user that {name} runs as"
             )
+        except BlockingIOError as error:
+            connection.close()
+            raise ControlError(f"the master of {name} does not answer") from error
         except OSError:
             pass  # Nobody listens here.
         connection.close()
     nobody = f"{name} does not run: no master listens on {_either(paths)}"
     raise ControlError(strange or denied or nobody)
+
+
+def _limit_wait(connection: socket.socket) -> None:
+    """Have connect(2) not wait for ever while a stuck master's backlog is full, see socket(7)."""
+    timeval = struct.pack("ll", int(CONNECT_TIMEOUT_S), int(CONNECT_TIMEOUT_S % 1 * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
 
 def _is_believed(uid: int, folder: Path) -> bool:

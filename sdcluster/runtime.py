@@ -22,9 +22,9 @@ def directory(name: str) -> Path:
     for root in /run, and else in a folder of the user's own below /tmp. Raises `ListenError` when
     somebody else has made that one.
     """
-    given = os.environ.get("RUNTIME_DIRECTORY", "")
-    if given:
-        return Path(given.split(":")[0])
+    given = _in_environment(name)
+    if given is not None:
+        return given
     candidates = _candidates(name)
     if not candidates:
         raise ListenError(f"/tmp/sdcluster-{os.geteuid()} is not this user's alone; remove it")
@@ -45,12 +45,18 @@ def peer_uid(connection: socket.socket) -> int:
 
 def _given(name: str) -> list[Path]:
     """Return the folder in RUNTIME_DIRECTORY, unless it is known to be another instance's."""
+    folder = _in_environment(name)
+    if folder is None or (folder.parent == SYSTEM and folder.name != name):
+        return []
+    return [folder]
+
+
+def _in_environment(name: str) -> Path | None:
+    """Return the folder in RUNTIME_DIRECTORY, unless it came down from another instance."""
     given = os.environ.get("RUNTIME_DIRECTORY", "")
     if not given or os.environ.get("SDCLUSTER_INSTANCE", name) != name:
-        return []
-    folder = Path(given.split(":")[0])
-    is_others = folder.parent == SYSTEM and folder.name != name
-    return [] if is_others else [folder]
+        return None
+    return Path(given.split(":")[0])
 
 
 def _candidates(name: str) -> list[Path]:

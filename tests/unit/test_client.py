@@ -151,3 +151,15 @@ def test_user_believes_no_other(
     monkeypatch.setattr(client, "peer_uid", lambda _connection: STRANGER)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert f"runs as user {STRANGER}" in refused("shop")
+
+
+def test_master_that_accepts_nobody_is_not_waited_for_for_ever(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stuck master's backlog fills up; who comes then is told that it does not answer."""
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as first:
+        stuck.bind(str(paths[0]))
+        stuck.listen(0)
+        first.connect(str(paths[0]))
+        assert refused("shop") == "the master of shop does not answer"

@@ -80,3 +80,11 @@ def test_folder_of_another_instance_is_not_where_to_look(monkeypatch: pytest.Mon
     monkeypatch.setenv("SDCLUSTER_INSTANCE", "blog")
     assert Path("/run/blog/control") not in control_sockets("shop")
     assert control_sockets("blog")[0] == Path("/run/blog/control")
+
+
+def test_app_of_an_instance_may_start_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has inherited RUNTIME_DIRECTORY, where the first instance's master listens."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/sdcluster/first")
+    monkeypatch.setenv("SDCLUSTER_INSTANCE", "first")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
+    assert directory("second") == Path("/run/user/1/sdcluster/second")
