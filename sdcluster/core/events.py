@@ -90,7 +90,10 @@ class WorkerOffended:
 
 @dataclass(frozen=True, slots=True)
 class WorkerWorn:
-    """The worker has served as many requests, as long or with as much memory as allowed."""
+    """The worker has served as many requests, as long or with as much memory as allowed.
+
+    Or it was told to stop, by somebody other than the master.
+    """
 
     worker: WorkerId
     reason: str

@@ -287,6 +287,8 @@ class Children:
         if notification.ready and not process.ready_at:
             process.ready_at = process.last_ping = now
             self._report(ev.WorkerReady(worker))
+        if notification.worn and process.id in self.workers:
+            self._worn(process, "was told to stop")
         if notification.stopping and process.id in self.workers:
             self._report(ev.WorkerStopping(worker))
 
@@ -310,12 +312,15 @@ class Children:
         if reason:
             return
         reason = health.worn(figures, process.limits)
-        if reason and not process.finding:
-            process.finding = reason
-            text = f"worker {worker} {reason}: it is replaced"
-            self._journal.write(EventKind.WORKER_WORN, text, process.about())
         if reason:
-            self._report(ev.WorkerWorn(worker, reason))
+            self._worn(process, reason)
+
+    def _worn(self, process: WorkerProcess, reason: str) -> None:
+        if not process.finding:
+            process.finding = reason
+            text = f"worker {process.id} {reason}: it is replaced"
+            self._journal.write(EventKind.WORKER_WORN, text, process.about())
+        self._report(ev.WorkerWorn(WorkerId(process.id), reason))
 
     def _exited(self, process: WorkerProcess, status: str) -> None:
         process.exited = True

@@ -7,6 +7,7 @@ control channel. So there is one vocabulary for every kind of worker:
     STOPPING=1   it takes no new connection and is on its way out
     WATCHDOG=1   it is alive (a Python worker writes to the scoreboard instead)
     STATUS=…     one line for people
+    X_WORN=1     it was told to stop, and serves until another does in its place (ours)
     X_TAKEN=1    it took or closed connections while the master was waiting for room (ours)
     X_FAILED=…   why it could not become ready, one line (ours)
 
@@ -28,6 +29,7 @@ class Notification:
     ready: bool = False
     stopping: bool = False
     watchdog: bool = False
+    worn: bool = False
     taken: bool = False
     status: str | None = None
     failed: str | None = None
@@ -68,6 +70,7 @@ def decode(data: bytes) -> Notification:
         ready=values.get("READY") == "1",
         stopping=values.get("STOPPING") == "1",
         watchdog=values.get("WATCHDOG") == "1",
+        worn=values.get("X_WORN") == "1",
         taken=values.get("X_TAKEN") == "1",
         status=_line(values.get("STATUS")),
         failed=_line(values.get("X_FAILED")),

@@ -91,7 +91,8 @@ class _Server:
             max_connections=self._prepare.max_connections,
             on_end=self._ended.set,
         )
-        loop.add_signal_handler(signal.SIGTERM, self._terminated, intake)
+        # It serves until the master has another in its place, or has heard SIGTERM as well.
+        loop.add_signal_handler(signal.SIGTERM, lambda: intake.tell(X_WORN=1))
         clock = loop.create_task(self._uvicorn.main_loop())
         beat = loop.create_task(self._beat(intake))
         # The app may block the loop before the task's first turn; that has to be seen as well.
@@ -121,11 +122,6 @@ class _Server:
         if app_state is not None:
             arguments["app_state"] = app_state
         return lambda: cls(**arguments)
-
-    def _terminated(self, intake: Intake) -> None:
-        """Tell the master, which sends an end of file behind the last connection."""
-        intake.stop_accepting()
-        intake.tell(STOPPING=1)
 
     async def _beat(self, intake: Intake) -> None:
         board, state = self._board, self._uvicorn.server_state

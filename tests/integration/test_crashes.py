@@ -171,8 +171,59 @@ def test_a_worker_that_gets_sigterm_drains_and_loses_nothing(
         with contextlib.suppress(ProcessLookupError):  # It may have drained already.
             kill(pid, signal.SIGTERM)
         new_pid(instance, 1, pid)
-        instance.wait_log("is gone (stopped-itself)")
+        instance.wait_log("worker 2 was told to stop: it is replaced")
+        instance.wait_log("is gone (recycle)")
     assert load.lost == 0, load.errors
+
+
+HELD = """
+import asyncio, os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        while os.path.exists("hold"):
+            await asyncio.sleep(0.01)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    body = str(os.getpid()).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+"""An app that does not start while there is the file `hold`."""
+
+
+@pytest.mark.parametrize("scheduling", SCHEDULING)
+def test_a_worker_that_gets_sigterm_serves_until_another_does(
+    start: Start, tmp_path: Path, scheduling: str
+) -> None:
+    """The only worker is told to stop while no other can start: clients do not notice."""
+    instance = start(HELD, "--workers", "1", "--scheduling", scheduling)
+    (pid,) = instance.worker_pids()
+    (tmp_path / "hold").touch()
+    with instance.under_load(close=True) as load:
+        kill(pid, signal.SIGTERM)
+        instance.wait_status(lambda status: len(status["workers"]) == 2, "a successor")
+        assert fetch(instance.address).text == str(pid)
+        (tmp_path / "hold").unlink()
+        new_pid(instance, 0, pid)
+        instance.wait_log("is gone (recycle)")
+    assert load.lost == 0, load.errors
+
+
+def test_a_stop_after_sigterm_to_all_workers_loses_nothing(start: Start, tmp_path: Path) -> None:
+    """A control group gets SIGTERM in any order: who has connected by the stop is answered."""
+    instance = start(HELD, "--workers", "2")
+    (tmp_path / "hold").touch()
+    with instance.under_load(close=True) as load:
+        for pid in instance.worker_pids():
+            kill(pid, signal.SIGTERM)
+        instance.wait_status(lambda status: len(status["workers"]) == 3, "a successor")
+        assert instance.stop() == 0
+    assert not [error for error in load.errors if not error.startswith("connect")], load.errors
 
 
 def test_a_crash_loop_neither_ends_the_master_nor_spins(start: Start, tmp_path: Path) -> None:

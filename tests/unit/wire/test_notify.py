@@ -18,6 +18,7 @@ from unit.wire.fuzz import byte_strings, texts
     [
         (b"READY=1", Notification(ready=True)),
         (b"STOPPING=1\n", Notification(stopping=True)),
+        (b"X_WORN=1", Notification(worn=True)),
         (b"WATCHDOG=1", Notification(watchdog=True)),
         (b"X_TAKEN=1", Notification(taken=True)),
         (b"X_FAILED=no database", Notification(failed="no database")),
