@@ -269,11 +269,11 @@ def test_failed_lifespan_startup_is_explained(start: Start) -> None:
 
 def test_lifespan_that_hangs_is_ended(start: Start) -> None:
     """A startup that does not end within ready_timeout_s fails, and its stack is logged."""
-    config = 'app = "app:app"\nworkers = 1\nready_timeout_s = 0.5\n'
+    config = 'app = "app:app"\nworkers = 1\nready_timeout_s = 2\n'
     source = LIFESPAN.format(startup="__import__('time').sleep(100)")
     instance = start(source, config=config, wait=False)
     assert instance.wait(10) == EX_SOFTWARE
-    assert "worker 1 was not ready within 0.5 s" in instance.log()
+    assert "worker 1 was not ready within 2 s" in instance.log()
     assert "Fatal Python error: Aborted" in instance.log()
     assert instance.processes() == []
 
@@ -541,9 +541,9 @@ def test_command_that_exits_at_once_is_told(start: Start) -> None:
 
 def test_command_that_never_says_ready_is_told(start: Start) -> None:
     """A command that does not send READY=1 in time is ended; the message names the key."""
-    config = 'exec = ["sleep", "100"]\nworkers = 1\nready_timeout_s = 0.3\n'
+    config = 'exec = ["sleep", "100"]\nworkers = 1\nready_timeout_s = 2\n'
     instance = start(None, config=config, wait=False)
-    refused(instance, EX_SOFTWARE, "worker 1 was not ready within 0.3 s")
+    refused(instance, EX_SOFTWARE, "worker 1 was not ready within 2 s")
 
 
 # The end of it all.

@@ -63,11 +63,11 @@ def test_a_lifespan_that_fails_ends_the_start(start: Start) -> None:
 
 def test_a_worker_that_never_becomes_ready_ends_the_start(start: Start) -> None:
     """At `ready_timeout_s` the stacks of the stuck worker are logged, and the master ends."""
-    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 0.5\n'
+    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 2\n'
     instance = start(HANGS_IN_LIFESPAN, config=config, wait=False)
     assert instance.wait() == EX_SOFTWARE
     log = instance.log()
-    assert "was not ready within 0.5 s" in log
+    assert "was not ready within 2 s" in log
     assert "Fatal Python error: Aborted" in log
     assert "in app\n" in log
     assert not instance.processes()
@@ -75,11 +75,11 @@ def test_a_worker_that_never_becomes_ready_ends_the_start(start: Start) -> None:
 
 def test_an_import_that_hangs_ends_the_start(start: Start) -> None:
     """At `ready_timeout_s` the stack of the import is logged, and the master ends."""
-    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 0.5\n'
+    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 2\n'
     instance = start("import time\ntime.sleep(1000)\n", config=config, wait=False)
     assert instance.wait() == EX_SOFTWARE
     log = instance.log()
-    assert "cannot start: the app did not load within 0.5 s" in log
+    assert "cannot start: the app did not load within 2 s" in log
     assert "Fatal Python error: Aborted" in log
     assert 'app.py", line 2 in <module>' in log
     assert not instance.processes()

@@ -139,7 +139,7 @@ def test_a_stopped_mold_does_not_hinder_a_reload(start: Start, tmp_path: Path) -
 
 def test_a_stopped_mold_that_is_to_fork_is_replaced(start: Start) -> None:
     """A mold that does not fork within `ready_timeout_s` is killed, and the slot filled after."""
-    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 0.5\n'
+    config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 2\n'
     instance = start(HELLO, config=config)
     (mold,) = instance.mold_pids()
     kill(mold, signal.SIGSTOP)
