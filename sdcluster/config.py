@@ -43,6 +43,8 @@ class Config:
     app: str = ""
     exec: tuple[str, ...] = ()
     exec_ready: ExecReady = "notify"
+    script: tuple[str, ...] = ()
+    """A program that uses the library: `FILE` or `-m`, `MODULE`; then its arguments."""
     interface: Interface = "auto"
     directory: Path
     venv: Path | None = None

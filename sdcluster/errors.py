@@ -60,6 +60,10 @@ class SpawnError(SdclusterError):
     exit_status = EX_OSERR
 
 
+class ClusterError(SdclusterError):
+    """The program asked the library for what cannot be, or not now."""
+
+
 class ProtocolError(SdclusterError):
     """A peer sent what the protocol does not allow. The peer is at fault, never the user."""
 

@@ -67,6 +67,7 @@ class ExitReason(StrEnum):
     CRASH = "crash"
     BOOT_FAILED = "boot-failed"
     ITSELF = "stopped-itself"
+    KILLED = "killed"
 
 
 EXPECTED = frozenset(

@@ -26,8 +26,12 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class WorkerChannel:
     """The master's end of a worker's control channel, and the worker's scoreboard."""
 
-    def __init__(self) -> None:
-        """Create both. Raises OSError when the process is out of descriptors or memory."""
+    def __init__(self, *, frame_limit: int = channel.MAX_CONNECTIONS_PER_FRAME) -> None:
+        """Create both. Raises OSError when the process is out of descriptors or memory.
+
+        `frame_limit` is how many connections may be given at a time.
+        """
+        self.frame_limit = frame_limit
         self._board_fd = os.memfd_create("scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self._board_fd, SIZE_BYTES)

@@ -7,16 +7,17 @@ nothing is decided here.
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from sdcluster.config import Config
 from sdcluster.core import events as ev
 from sdcluster.core.states import Generation, Slot, WorkerId
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
+from sdcluster.loops import EventLoop
 from sdcluster.master import health
 from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
-from sdcluster.master.loop import Loop
 from sdcluster.master.molds import Mold
 from sdcluster.master.readiness import NotifySocket
 from sdcluster.master.workers import WorkerProcess, exit_text, is_child
@@ -38,13 +39,17 @@ class Children:
     def __init__(
         self,
         *,
-        loop: Loop,
+        loop: EventLoop,
         journal: Journal,
         report: Callable[[ev.Event], None],
         on_room: Callable[[], None],
         on_gone: Callable[[WorkerProcess, Untaken], None],
+        spare_others: bool = False,
     ) -> None:
         """`report` is told each event. `on_room` is told that a worker has taken connections.
+
+        With `spare_others` only processes that were started here are reaped: in a program of the
+        user's, the others are the business of that program.
 
         `on_gone` is told that a worker is dead, and owns what that had not taken.
         """
@@ -54,9 +59,11 @@ class Children:
         self._report = report
         self._on_room = on_room
         self._on_gone = on_gone
+        self._spare_others = spare_others
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}
         self._early_exits: dict[int, int] = {}
+        self._sessions: set[int] = set()
 
     # Molds.
 
@@ -66,6 +73,7 @@ class Children:
         """Start the mold of a generation. Raises `SpawnError`."""
         mold = Mold(config, generation, listener_names=listener_names)
         self._molds[generation] = mold
+        self._sessions.add(mold.pid)
         self._loop.add(mold.fileno(), lambda: self._read_mold(mold))
 
     def mold_config(self, generation: Generation) -> Config | None:
@@ -167,7 +175,13 @@ class Children:
     # Workers.
 
     def spawn(
-        self, worker: WorkerId, slot: Slot, generation: Generation, *, listeners: Sequence[int]
+        self,
+        worker: WorkerId,
+        slot: Slot,
+        generation: Generation,
+        *,
+        listeners: Sequence[int],
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Have the generation's mold fork a worker that gets the descriptors `listeners`.
 
@@ -187,6 +201,7 @@ class Children:
                 slot=slot,
                 notify_socket=notify_socket.path if notify_socket else "",
                 watchdog_usec=int(watchdog_s * 1e6),
+                environment=tuple(f"{name}={value}" for name, value in environment.items()),
             )
             mold.fork(order, [*channel.descriptors(), *listeners])
         except OSError as error:
@@ -223,7 +238,7 @@ class Children:
             return
         if early_exit is not None:
             process.pid = pid
-            self._exited(process, exit_text(early_exit))
+            self._exited(process, early_exit)
         elif not self._is_new(pid):
             self._never_forked(worker, f"pid {pid} is no new child of the master")
         else:
@@ -231,6 +246,8 @@ class Children:
             # Not heard before: whatever it says is said by a process that we know.
             for source in process.sources():
                 self._loop.add(source.fileno(), lambda: self._read_worker(process))
+            if self._spare_others:
+                self._loop.call_later(0, self.reap)  # It may have exited before its pid was known.
 
     def _is_new(self, pid: int) -> bool:
         """Tell whether a pid may be a new worker: a child that is no worker yet, and no mold."""
@@ -322,8 +339,9 @@ class Children:
             self._journal.write(EventKind.WORKER_WORN, text, process.about())
         self._report(ev.WorkerWorn(WorkerId(process.id), reason))
 
-    def _exited(self, process: WorkerProcess, status: str) -> None:
-        process.exited = True
+    def _exited(self, process: WorkerProcess, wait_status: int) -> None:
+        process.exited, process.wait_status = True, wait_status
+        status = exit_text(wait_status)
         self._read_worker(process)  # Its last words.
         if process.id not in self.workers:
             return
@@ -359,14 +377,36 @@ class Children:
         """Collect every child that has exited."""
         for mold in [*self._molds.values(), *self._leaving.values()]:
             self._read_mold(mold)  # A worker may be reported and dead already.
-        for pid, status in _collected():
+        for pid, status in self._collected():
             for process in self.workers.values():
                 if process.pid == pid and not process.exited:
-                    self._exited(process, exit_text(status))
+                    self._exited(process, status)
                     break
             else:
                 self._other_gone(pid, status)
         self._let_go_of_groups()
+
+    def _collected(self) -> Iterator[tuple[int, int]]:
+        if not self._spare_others:
+            yield from _collected()
+            return
+        molds = [*self._molds.values(), *self._leaving.values()]
+        own = [*(mold.pid for mold in molds), *(one.pid for one in self.workers.values())]
+        for pid in own:
+            if pid:
+                yield from _collected(pid)
+        yield from self._collected_orphans()
+
+    def _collected_orphans(self) -> Iterator[tuple[int, int]]:
+        """Yield those that workers have left: they are in the session of a mold, see setsid(2)."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or not _is_in_session(found.si_pid, self._sessions):
+                return  # It is the program's own, which will collect it.
+            yield from _collected(found.si_pid)
 
     def _other_gone(self, pid: int, status: int) -> None:
         for mold in [*self._leaving.values(), *self._molds.values()]:
@@ -388,12 +428,22 @@ class Children:
             mold.kill(signal.SIGKILL)
             os.waitpid(mold.pid, 0)
             mold.close()
+        self._molds.clear()
+        self._leaving.clear()
 
 
-def _collected() -> Iterator[tuple[int, int]]:
+def _is_in_session(pid: int, sessions: Container[int]) -> bool:
+    try:
+        return os.getsid(pid) in sessions
+    except ProcessLookupError:
+        return False
+
+
+def _collected(wanted: int = -1) -> Iterator[tuple[int, int]]:
+    """Yield each child that has exited, or `wanted` if it has, with its wait(2) status."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(wanted, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:

@@ -11,10 +11,9 @@ from collections import deque
 from collections.abc import Callable
 
 from sdcluster.core.balance import RoundRobin, fewest_outstanding
+from sdcluster.loops import EventLoop, Timer
 from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
 from sdcluster.master.listeners import BACKLOG
-from sdcluster.master.loop import Loop, Timer
-from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 
 ACCEPTS_PER_TURN = 64
 FULL_RETRY_S = 0.05
@@ -32,7 +31,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, loop: Loop, *, max_connections: int, on_exhausted: Callable[[OSError], None]
+        self, loop: EventLoop, *, max_connections: int, on_exhausted: Callable[[OSError], None]
     ) -> None:
         self._loop = loop
         self._max_connections = max_connections
@@ -124,7 +123,7 @@ class Dispatcher:
         workers = [worker for worker in self._workers if worker.outstanding() < SENSELESS]
         while workers and (self._returned or self._take_back()):
             worker = fewest_outstanding(workers)
-            share = min(-(-len(self._returned) // len(workers)), MAX_CONNECTIONS_PER_FRAME)
+            share = min(-(-len(self._returned) // len(workers)), worker.frame_limit)
             some = [self._returned.popleft() for _ in range(share)]
             try:
                 worker.give(some)
@@ -170,8 +169,8 @@ class Dispatcher:
 
     def _give(self, worker: WorkerChannel, connections: list[int]) -> None:
         """Pass connections on, and close the master's own copies of them."""
-        for start in range(0, len(connections), MAX_CONNECTIONS_PER_FRAME):
-            some = connections[start : start + MAX_CONNECTIONS_PER_FRAME]
+        for start in range(0, len(connections), worker.frame_limit):
+            some = connections[start : start + worker.frame_limit]
             try:
                 worker.give(some)
             except OSError:

@@ -92,7 +92,13 @@ def _is(listener: Listener, address: Address) -> bool:
     return same_as_socket(address, listener.socket.family, listener.socket.getsockname())
 
 
-def bind(address: Address, *, reuse_port: bool = False) -> Listener:
+def bind(
+    address: Address,
+    *,
+    reuse_port: bool = False,
+    backlog: int = BACKLOG,
+    ipv6_only: bool | None = None,
+) -> Listener:
     """Bind and listen on an address. Raises `ListenError`, `ListenPermissionError`."""
     sock: socket.socket | None = None
     path = ""
@@ -112,10 +118,10 @@ def bind(address: Address, *, reuse_port: bool = False) -> Listener:
             if reuse_port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                only_v6 = address.host not in ("", "::")
+                only_v6 = address.host not in ("", "::") if ipv6_only is None else ipv6_only
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
             sock.bind((address.host, address.port))
-        sock.listen(BACKLOG)
+        sock.listen(backlog)
     except (OSError, ListenError) as error:
         if sock is not None:
             sock.close()

@@ -98,8 +98,9 @@ class Mold:
             name=config.name,
             generation=self.generation,
             app=config.app,
-            interface="exec" if config.is_command else config.interface,
+            interface=_interface(config),
             command=config.exec,
+            script=config.script,
             exec_ready=config.exec_ready,
             preload=config.preload,
             trial=trial,
@@ -233,6 +234,12 @@ def _duplicates(descriptors: Sequence[int]) -> list[int]:
             os.close(fd)
         raise
     return made
+
+
+def _interface(config: Config) -> str:
+    if config.script:
+        return "script"
+    return "exec" if config.is_command else config.interface
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:

@@ -29,6 +29,8 @@ class WorkerProcess:
     pid: int = 0
     exited: bool = False
     """It was reaped: its pid may be somebody else's."""
+    wait_status: int = 0
+    """How it ended, see wait(2)."""
     ready_at: float = 0.0
     last_ping: float = 0.0
     """When a command last sent WATCHDOG=1."""

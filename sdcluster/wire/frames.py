@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of this module: one more with every change of a frame."""
 UPGRADED = (
     "sdcluster was upgraded since this instance was started; restart it "
@@ -22,7 +22,7 @@ UPGRADED = (
 MAX_FRAME_BYTES = 128 * 1024
 MAX_DETAIL_CHARS = 16 * 1024
 
-Interface = Literal["asgi", "wsgi", "exec"]
+Interface = Literal["asgi", "wsgi", "exec", "script"]
 
 ENGINE_PACKAGES = (
     *("uvicorn", "h11", "click", "httptools", "uvloop", "a2wsgi", "websockets"),
@@ -41,8 +41,10 @@ class Prepare:
     app: str = ""
     """`module:attribute` or `module:factory()`; empty for a command."""
     interface: str = "auto"
-    """`auto`, `asgi`, `wsgi` or `exec`."""
+    """`auto`, `asgi`, `wsgi`, `exec` or `script`."""
     command: tuple[str, ...] = ()
+    script: tuple[str, ...] = ()
+    """A program that each worker runs as `python` would: `FILE` or `-m`, `MODULE`; arguments."""
     exec_ready: str = "notify"
     """For a command: ready at READY=1 (`notify`), or once it runs (`started`)."""
     preload: bool = True
@@ -78,6 +80,8 @@ class Fork:
     """For a command: the path of its NOTIFY_SOCKET."""
     watchdog_usec: int = 0
     """For a command: WATCHDOG_USEC, 0 for none."""
+    environment: tuple[str, ...] = ()
+    """`NAME=VALUE`, over what the mold has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from sdcluster import process
 from sdcluster.errors import AppError, ProtocolError, reason_of
 from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
-from sdcluster.worker import command, engine, loader, logs, server
+from sdcluster.worker import command, engine, loader, logs, script, server
 from sdcluster.worker.intake import tell
 
 MAX_DESCRIPTORS = 250
@@ -82,7 +82,8 @@ class _Mold:
 
     def _load(self) -> None:
         prepare = self._prepare
-        if prepare.interface == "exec":
+        if prepare.interface in ("exec", "script"):
+            self._interface = cast(frames.Interface, prepare.interface)
             return
         logs.set_up(
             {"SDCLUSTER_INSTANCE": prepare.name, "SDCLUSTER_GENERATION": str(prepare.generation)},
@@ -216,9 +217,18 @@ def run_worker(
     control = socket.socket(fileno=descriptors[0])
     try:
         _describe(prepare, order)
-        if interface == "exec":
+        if interface == "script":
+            status = script.run(
+                prepare.script,
+                order,
+                control,
+                messages_fd=descriptors[2],
+                drain_timeout_s=prepare.drain_timeout_s,
+            )
+        elif interface == "exec":
             command.execute(prepare, order, control, descriptors[2:], master=master)
-        _serve(app, interface, prepare, control, descriptors)
+        else:
+            _serve(app, interface, prepare, control, descriptors)
     except AppError as error:
         if error.detail:
             sys.stderr.write(error.detail)
@@ -246,8 +256,13 @@ def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
         "SDCLUSTER_GENERATION": str(prepare.generation),
     }
     os.environ.update(fields)
+    for line in order.environment:
+        name, _, value = line.partition("=")
+        os.environ[name] = value
     process.set_title(f"sdcluster: worker {order.slot} {prepare.name} gen {prepare.generation}")
     process.set_name(f"sdcluster:w{order.slot}")
+    if prepare.script:
+        return  # What it logs, and where, is all its own.
     who = f"sdcluster[{prepare.name}] worker {order.worker}"
     logs.set_up(fields, who, access_log=prepare.access_log)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from instance import ACTIVATE, Instance
+from program import Program, launched
 
 HELLO = """
 import os
@@ -23,6 +24,7 @@ async def app(scope, receive, send):
 
 Start = Callable[..., Instance]
 Launch = Callable[..., Instance]
+Play = Callable[..., Program]
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +102,32 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     for instance in instances:
         instance.end()
         print(f"--- log of {instance.name}\n{instance.log()}")
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Play]:
+    """Start a program that uses the library, and end it afterwards.
+
+    `play(SOURCE, "argument", env={}, command=["-m", "package"])`; see `program.PRELUDE` for what
+    the source may use.
+    """
+    programs: list[Program] = []
+
+    def begin(
+        source: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+    ) -> Program:
+        environment = {**os.environ, **(env or {})}
+        name = f"program{len(programs) or ''}"
+        one = launched(
+            source, *arguments, cwd=tmp_path, env=environment, name=name, command=command
+        )
+        programs.append(one)
+        return one
+
+    yield begin
+    for one in programs:
+        one.end()
+        print(f"--- log of {one.name}\n{one.log()}")

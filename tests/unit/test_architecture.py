@@ -34,16 +34,27 @@ SHARED = {
 }
 """The modules that belong to no package, below the command line."""
 
+BOTH_SIDES = {
+    "sdcluster.emitter",
+    "sdcluster.errors",
+    "sdcluster.loops",
+    "sdcluster.messaging",
+    "sdcluster.process",
+    "sdcluster.requests",
+    "sdcluster.side",
+}
+"""The modules that belong to no package, and that workers need as well."""
+
 ARROWS = {
     # package: (own modules it may import, other packages beside the standard library)
     "core": ({"sdcluster.core"}, set()),
     "wire": ({"sdcluster.wire", "sdcluster.errors"}, set()),
     "worker": (
-        {"sdcluster.worker", "sdcluster.wire", "sdcluster.errors", "sdcluster.process"},
+        {"sdcluster.worker", "sdcluster.wire", *BOTH_SIDES},
         ENGINE,
     ),
     "master": (
-        {"sdcluster.master", "sdcluster.core", "sdcluster.wire", *SHARED},
+        {"sdcluster.master", "sdcluster.core", "sdcluster.wire", *SHARED, *BOTH_SIDES},
         {"systemd", "sdnotify"},
     ),
 }

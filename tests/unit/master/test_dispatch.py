@@ -79,6 +79,8 @@ class FakeListener:
 class FakeWorker:
     """Takes connections, or not."""
 
+    frame_limit = 16
+
     def __init__(self) -> None:
         self.frames: list[list[int]] = []
         self.taken = 0

@@ -1,0 +1,206 @@
+"""A cluster in one file, as Node's `cluster` has it: the same script is the master and each worker.
+
+from sdcluster import cluster
+
+if cluster.is_master:
+    for _ in range(4):
+        cluster.fork()
+    cluster.run()
+else:
+    ...  # cluster.listen("127.0.0.1:8000") is a socket that all workers share
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sdcluster import address as addresses
+from sdcluster import side
+from sdcluster.errors import ClusterError
+
+if TYPE_CHECKING:
+    from sdcluster.master.peer import Worker
+    from sdcluster.master.primary import Primary
+    from sdcluster.worker.member import Member
+
+    is_master: bool
+    is_primary: bool
+    is_worker: bool
+    worker: Member | None
+    workers: dict[int, Worker]
+    settings: Mapping[str, Any]
+
+__all__ = [
+    "ClusterError",
+    "broadcast",
+    "disconnect",
+    "every",
+    "fork",
+    "is_master",
+    "is_primary",
+    "is_worker",
+    "listen",
+    "off",
+    "on",
+    "on_request",
+    "once",
+    "run",
+    "settings",
+    "setup_master",
+    "worker",
+    "workers",
+]
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+_primary: "Primary | None" = None
+
+
+def __getattr__(name: str) -> Any:
+    match name:
+        case "is_worker":
+            return side.member is not None
+        case "is_master" | "is_primary":
+            return side.member is None
+        case "worker":
+            return side.member
+        case "workers":
+            return _master("workers").workers
+        case "settings":
+            return _master("settings").settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _master(what: str) -> "Primary":
+    global _primary
+    if side.member is not None:
+        raise ClusterError(f"{what} is for the master, and this is worker {side.member.id}")
+    if _primary is None:
+        from sdcluster.master.primary import Primary
+
+        _primary = Primary()
+    return _primary
+
+
+def setup_master(
+    *,
+    script: str | os.PathLike[str] | Sequence[str] | None = None,
+    args: Sequence[str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    scheduling: str | None = None,
+    drain_timeout_s: float | None = None,
+) -> None:
+    """Change what later forks are made of; what is not named stays as it is.
+
+    `script` is the program of the workers, a file or `-m` and a module; `args` are its arguments.
+    """
+    _master("setup_master").setup(
+        script=script, args=args, cwd=cwd, scheduling=scheduling, drain_timeout_s=drain_timeout_s
+    )
+
+
+def fork(env: Mapping[str, str] | None = None) -> "Worker":
+    """Start a worker, which runs the same script. `env` is added to its environment.
+
+    Raises `ClusterError` in a worker.
+    """
+    return _master("fork").fork(env)
+
+
+def run() -> None:
+    """Run the master until no worker is left; SIGTERM and SIGINT have the workers leave first."""
+    _master("run").run()
+
+
+def on(event: str) -> Callable[[Any], Any]:
+    """Return a decorator for a handler, a function or a coroutine function, of an event.
+
+    Of the master's: `setup`, `fork`, `online`, `listening`, `message`, `disconnect`, `exit`. Of a
+    worker's: `message`, `disconnect`. Raises ValueError for others.
+    """
+    return side.member.on(event) if side.member else _master("on").emitter.on(event)
+
+
+def once(event: str) -> Callable[[Any], Any]:
+    """Return a decorator as `on` does, for a handler that is called a single time."""
+    if side.member:
+        return side.member.on(event, once=True)
+    return _master("once").emitter.on(event, once=True)
+
+
+def off(event: str, handler: Callable[..., Any]) -> None:
+    """Call a handler no more. Harmless when it is none."""
+    (side.member or _master("off").emitter).off(event, handler)
+
+
+def on_request(handler: H) -> H:
+    """Answer requests with what a handler returns, a function or a coroutine function. A decorator.
+
+    The handler is given the message, in the master the worker before it. What it raises reaches
+    the one that asked as a `ClusterError`.
+    """
+    (side.member or _master("on_request")).on_request(handler)
+    return handler
+
+
+def every(seconds: float) -> Callable[[Any], Any]:
+    """Return a decorator for what the master is to do every so many seconds."""
+
+    def add(function: Any) -> Any:
+        _master("every").every(seconds, function)
+        return function
+
+    return add
+
+
+def broadcast(message: Any) -> bool:
+    """Send every worker a message; False when one of them is slow to read."""
+    sent = [one.send(message) for one in _master("broadcast").workers.values() if one.is_connected]
+    return all(sent)
+
+
+def disconnect() -> "asyncio.Future[None]":
+    """Have every worker leave: no more connections, and an exit when those there are have ended.
+
+    What is returned can be awaited in a handler: it is done when all of them have left.
+    """
+    return _master("disconnect").disconnect()
+
+
+def listen(
+    address: str | int | tuple[str, int] | os.PathLike[str],
+    *,
+    backlog: int = socket.SOMAXCONN,
+    exclusive: bool = False,
+    reuse_port: bool = False,
+    ipv6_only: bool | None = None,
+) -> socket.socket:
+    """Return a socket that listens, the same for all workers that ask for the address.
+
+    `address` is a port (of every address of the machine), `HOST:PORT`, `[V6]:PORT`, a path or a
+    tuple of host and port. With port 0 the n-th call gets the same port in each worker.
+    `exclusive` is a socket for this worker alone. Raises ValueError for what is no address, OSError
+    as bind(2) and listen(2) do, and `ClusterError` in the master.
+    """
+    if side.member is None:
+        raise ClusterError("listen is for workers; the master accepts on their behalf")
+    return side.member.listen(
+        {
+            "address": str(addresses.parse(_text(address))),
+            "backlog": backlog,
+            "exclusive": exclusive,
+            "reuse_port": reuse_port,
+            "ipv6_only": ipv6_only,
+        }
+    )
+
+
+def _text(address: str | int | tuple[str, int] | os.PathLike[str]) -> str:
+    if isinstance(address, int):
+        return f":{address}"
+    if isinstance(address, tuple):
+        host, port = address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return os.fspath(address)

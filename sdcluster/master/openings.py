@@ -1,0 +1,212 @@
+"""The listeners that workers of a program ask for: each address is bound once, for all of them.
+
+In round-robin the master accepts and hands each connection to one of the workers that listen
+there; in shared they get the listener itself. A listener stays open while no worker is there for
+it, so that nobody is refused; it is closed when the last worker that has it closes it and goes on.
+A program that ends closes what it has, too, and does not mean it.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sdcluster.address import Address, parse
+from sdcluster.errors import ListenError, ProtocolError
+from sdcluster.loops import EventLoop
+from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.dispatch import Dispatcher
+from sdcluster.master.listeners import BACKLOG, Listener, bind
+
+CLOSE_DELAY_S = 1.0
+"""How long a listener that its last worker has closed stays: a program that ends closes it too."""
+
+
+@dataclass(slots=True, eq=False)
+class Opening:
+    """One listener, and the channels of the workers that get its connections, by worker."""
+
+    key: int
+    where: str
+    listener: Listener
+    dispatcher: Dispatcher | None
+    """None when the workers accept by themselves."""
+    is_exclusive: bool
+    """It is for one worker, and ends with it."""
+    told: Mapping[str, Any]
+    """What workers are told of it."""
+    holders: dict[int, WorkerChannel | None] = field(default_factory=dict)
+    closed_by: int | None = None
+    """The worker that was the last to have it, and has closed it."""
+
+
+class Openings:
+    """All listeners of a program."""
+
+    def __init__(self, loop: EventLoop, *, on_exhausted: Callable[[OSError], None]) -> None:
+        self._loop = loop
+        self._on_exhausted = on_exhausted
+        self._openings: dict[str, Opening] = {}
+        self._keys = 0
+
+    def open(
+        self, worker: int, request: Mapping[str, Any], *, shared: bool
+    ) -> tuple[Mapping[str, Any], list[int]]:
+        """Return what a worker is told of its new listener, and the descriptors it gets.
+
+        Raises `ListenError`, OSError when the process is out of descriptors, and for a request that
+        makes no sense `ProtocolError`.
+        """
+        wanted = _Request(request)
+        shared = shared or wanted.exclusive
+        where = wanted.identity(worker)
+        opening = self._openings.get(where)
+        if opening is None:
+            opening = self._bind(where, wanted, shared=shared)
+        if worker in opening.holders:
+            in_use = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise ListenError(f"this worker listens on {wanted.address} already") from in_use
+        descriptors = self._hold(opening, worker)
+        opening.closed_by = None
+        return opening.told, descriptors
+
+    def _hold(self, opening: Opening, worker: int) -> list[int]:
+        """Let a worker have connections of a listener; return the descriptors it gets."""
+        if opening.dispatcher is None:
+            if opening.listener.socket.fileno() < 0:
+                stopped = OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+                raise ListenError("the cluster stops") from stopped
+            opening.holders[worker] = None
+            return [opening.listener.socket.fileno()]
+        dispatcher, channel = opening.dispatcher, WorkerChannel(frame_limit=1)
+        opening.holders[worker] = channel
+        dispatcher.add(channel)
+        self._loop.add(channel.fileno(), lambda: self._hear(channel, dispatcher))
+        return channel.descriptors()
+
+    def _bind(self, where: str, wanted: "_Request", *, shared: bool) -> Opening:
+        listener = bind(
+            wanted.address,
+            reuse_port=wanted.reuse_port,
+            backlog=wanted.backlog,
+            ipv6_only=wanted.ipv6_only,
+        )
+        self._keys += 1
+        listener.socket.setblocking(False)
+        dispatcher = None
+        if not shared:
+            dispatcher = Dispatcher(self._loop, max_connections=0, on_exhausted=self._on_exhausted)
+            dispatcher.watch(listener.socket)
+        sock = listener.socket
+        told = {"key": self._keys, "family": int(sock.family), "name": _name(sock.getsockname())}
+        opening = Opening(self._keys, where, listener, dispatcher, wanted.exclusive, told)
+        self._openings[where] = opening
+        return opening
+
+    def given(self, worker: int, key: int) -> None:
+        """The worker has its descriptors: release what the master has no use for."""
+        for opening in self._openings.values():
+            channel = opening.holders.get(worker)
+            if opening.key == key and channel is not None:
+                channel.given()
+
+    def close(self, worker: int, key: int, *, leaves: bool) -> None:
+        """A worker has closed a listener, maybe as it `leaves`. Harmless when it has none such."""
+        for opening in list(self._openings.values()):
+            if opening.key == key and worker in opening.holders:
+                self._release(opening, worker)
+                if opening.is_exclusive:
+                    self._end(opening)
+                elif not opening.holders and not leaves:
+                    opening.closed_by = worker
+                    self._loop.call_later(CLOSE_DELAY_S, partial(self._end_closed, opening, worker))
+
+    def _end_closed(self, opening: Opening, worker: int) -> None:
+        """Close a listener that nobody has, if the worker that closed it goes on without it."""
+        if opening.closed_by == worker and not opening.holders:
+            self._end(opening)
+
+    def retire(self, worker: int) -> None:
+        """Give a worker no more connections; those it was given it may still take."""
+        for opening in self._openings.values():
+            channel = opening.holders.get(worker)
+            if channel is not None and opening.dispatcher is not None:
+                opening.dispatcher.remove(channel)
+
+    def stop(self) -> None:
+        """Give the workers what waits in the backlogs, and let nobody connect any more."""
+        for opening in self._openings.values():
+            if opening.dispatcher is not None:
+                opening.dispatcher.unwatch(opening.listener.socket)
+                opening.dispatcher.accept_all(opening.listener.socket)
+            opening.listener.close()
+
+    def gone(self, worker: int) -> None:
+        """A worker is dead: what it had not taken is given to others."""
+        for opening in list(self._openings.values()):
+            if opening.closed_by == worker:
+                opening.closed_by = None  # It ended: that was no wish to close it.
+            if worker in opening.holders:
+                self._release(opening, worker)
+                if opening.is_exclusive:
+                    self._end(opening)
+
+    def _release(self, opening: Opening, worker: int) -> None:
+        channel = opening.holders.pop(worker)
+        if channel is None or opening.dispatcher is None:
+            return
+        opening.dispatcher.remove(channel)
+        self._loop.remove(channel.fileno())
+        opening.dispatcher.give_back(channel.untaken())
+        channel.close()
+
+    def _hear(self, channel: WorkerChannel, dispatcher: Dispatcher) -> None:
+        """Take note that a worker has taken connections."""
+        try:
+            while channel.read() is not None:
+                dispatcher.room()
+        except ProtocolError:
+            # It has shut the listener down, say, and will take nothing any more.
+            self._loop.remove(channel.fileno())
+            dispatcher.remove(channel)
+
+    def _end(self, opening: Opening) -> None:
+        self._openings.pop(opening.where, None)
+        if opening.dispatcher is not None:
+            opening.dispatcher.close()
+        opening.listener.close()
+
+    def close_all(self) -> None:
+        """Close everything."""
+        for opening in list(self._openings.values()):
+            for worker in list(opening.holders):
+                self._release(opening, worker)
+            self._end(opening)
+
+
+class _Request:
+    """What a worker asked for, checked."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        try:
+            self.address: Address = parse(str(request["address"]))
+            self.backlog = min(max(0, int(request.get("backlog", BACKLOG))), 65535)
+            self.exclusive = bool(request.get("exclusive", False))
+            self.reuse_port = bool(request.get("reuse_port", False))
+            ipv6_only = request.get("ipv6_only")
+            self.ipv6_only = None if ipv6_only is None else bool(ipv6_only)
+            self._turn = int(request.get("turn", 0))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"a listener that makes no sense: {error}") from error
+
+    def identity(self, worker: int) -> str:
+        """Return what is equal for the workers that are to share a listener."""
+        own = worker if self.exclusive else 0
+        return json.dumps([str(self.address), self.ipv6_only, self._turn, own])
+
+
+def _name(name: Any) -> Any:
+    return os.fsdecode(name) if isinstance(name, bytes) else name

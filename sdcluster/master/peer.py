@@ -1,0 +1,132 @@
+"""A worker as the program in the master reaches it: what it knows of it, and may do with it.
+
+What begins with an underscore is the primary's, which keeps it up to date.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sdcluster import requests
+from sdcluster.core.manual import LeaveWanted
+from sdcluster.core.states import ExitReason, WorkerId
+from sdcluster.emitter import Emitter
+from sdcluster.errors import ClusterError, ProtocolError, reason_of
+from sdcluster.loops import AsyncLoop
+from sdcluster.messaging import HIGH_WATER_BYTES, Messenger
+from sdcluster.requests import Requests, encode
+from sdcluster.wire.messages import Frame, Kind
+
+if TYPE_CHECKING:
+    from sdcluster.master.primary import Primary
+
+EVENTS = ("online", "listening", "message", "disconnect", "exit")
+
+
+class Worker:
+    """A worker as the master's program reaches it."""
+
+    def __init__(self, primary: "Primary", number: int, environment: Mapping[str, str]) -> None:
+        self.id = number
+        self.pid = 0
+        self.state = "none"
+        """As in Node: `none`, `online`, `listening`, `disconnected`, `dead`."""
+        self.exit_reason: ExitReason | None = None
+        """Why it is gone; None while it is there."""
+        self.exited_after_disconnect = False
+        """Whether somebody wanted it to go: the program, or the worker itself."""
+        self._primary = primary
+        self._environment = environment
+        self._emitter = Emitter(EVENTS, start=primary.start)
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._messenger = Messenger(
+            self._ours,
+            AsyncLoop(primary.loop),
+            on_frame=lambda frame, fds: primary.received(self, frame, fds),
+            on_end=lambda reason: primary.channel_ended(self, reason),
+            on_drained=self._drained,
+        )
+        self._drains: list[asyncio.Future[None]] = []
+        self._requests = Requests(self._send)
+        self._answers: set[asyncio.Task[Any]] = set()
+        """What is at work on its requests."""
+        self._early_frames: list[Frame] = []
+        """What it has said and was not online."""
+        self._early_signals: list[signal.Signals] = []
+        """To be sent when it is online: before that it would ignore them."""
+        self._signals: set[str] = set()
+        """Those that the program has sent it."""
+        self._ending: tuple[int | None, str | None] = (None, None)
+        """Exit status and signal, as the kernel told them."""
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} pid={self.pid} {self.state}>"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether its process has ended."""
+        return self.state == "dead"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages reach it."""
+        return not self._messenger.closed
+
+    def on(self, event: str, *, once: bool = False) -> Callable[[Any], Any]:
+        """Return a decorator for a handler of an event of this worker alone."""
+        return self._emitter.on(event, once=once)
+
+    def send(self, message: Any) -> bool:
+        """Send a message that JSON can express.
+
+        Returns False when so much waits for the worker to read it that the caller should wait.
+        Raises `ClusterError` when it cannot be sent.
+        """
+        return self._send(Frame(Kind.MESSAGE, encode(message)))
+
+    async def drain(self) -> None:
+        """Wait until it has read enough for `send` to return True again, or is gone."""
+        if not self._messenger.closed and self._messenger.waiting_bytes > HIGH_WATER_BYTES:
+            drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._drains.append(drained)
+            await drained
+
+    def _drained(self) -> None:
+        drains, self._drains = self._drains, []
+        for one in drains:
+            if not one.done():
+                one.set_result(None)
+
+    async def request(self, message: Any, *, timeout_s: float = requests.DEFAULT_TIMEOUT_S) -> Any:
+        """Ask it, and return the answer of its handler, see `cluster.on_request`.
+
+        Raises `ClusterError` when there is none to come, TimeoutError when it does not come.
+        """
+        return await self._requests.ask(message, timeout_s=timeout_s)
+
+    def _send(self, frame: Frame) -> bool:
+        try:
+            return self._messenger.send(frame)
+        except (ProtocolError, OSError) as error:
+            raise ClusterError(f"cannot send to worker {self.id}: {reason_of(error)}") from error
+
+    def disconnect(self) -> None:
+        """Have it take no more connections, and exit when those it has are closed."""
+        self.exited_after_disconnect = True
+        self._primary.feed(LeaveWanted(WorkerId(self.id)))
+
+    def kill(self, number: int = signal.SIGTERM) -> None:
+        """Send it a signal, as soon as it runs; harmless when it is dead."""
+        self._primary.kill(self, signal.Signals(number))
+
+    def _settle(self) -> None:
+        """Take what it said last, and let go of it: it is dead."""
+        self._messenger.read_rest()
+        self._messenger.close()
+        self._theirs.close()
+        self._drained()
+        self._requests.fail(f"worker {self.id} is gone")
+        for task in self._answers:
+            task.cancel()

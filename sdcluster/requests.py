@@ -1,0 +1,127 @@
+"""Messages as both ends of a channel write them, and requests, each with its answer.
+
+A request is matched with its answer by its number, never by the order in which they come.
+"""
+
+import asyncio
+import inspect
+import json
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeAlias
+
+from sdcluster.errors import ClusterError, ProtocolError
+from sdcluster.wire.messages import Frame, Kind
+
+DEFAULT_TIMEOUT_S = 10.0
+"""How long an answer is waited for when the program does not say."""
+NO_HANDLER = "nobody answers requests there; the program has to call cluster.on_request"
+
+_MAX_REASON_CHARS = 4096
+
+Answer: TypeAlias = tuple[Frame, list[int]]
+"""The frame that answers, and its descriptors."""
+
+logger = logging.getLogger("sdcluster")
+
+
+def encode(message: Any) -> bytes:
+    """Return a message as it is sent. Raises `ClusterError` when JSON cannot express it."""
+    try:
+        return json.dumps(message, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ClusterError(f"a message has to be JSON: {error}") from error
+
+
+def decode(body: bytes) -> Any:
+    """Return the message that was sent. Raises `ProtocolError`."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("a message that is not JSON") from error
+
+
+class Requests:
+    """The requests of one end that wait for their answers. Any thread may ask."""
+
+    def __init__(self, send: Callable[[Frame], object]) -> None:
+        """`send` sends a frame to the other end."""
+        self._send = send
+        self._lock = threading.Lock()
+        self._numbers = 0
+        self._waiting: dict[int, Future[Answer]] = {}
+
+    async def ask(self, message: Any, *, timeout_s: float) -> Any:
+        """Return the answer to a message.
+
+        Raises `ClusterError` when there is none to come, TimeoutError when it does not come.
+        """
+        number, future = self.send(Kind.REQUEST, encode(message))
+        try:
+            frame, _ = await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+        finally:
+            self.forget(number)
+        if frame.kind is Kind.ERROR:
+            raise ClusterError(str(decode(frame.body)))
+        return decode(frame.body)
+
+    def send(self, kind: Kind, body: bytes) -> "tuple[int, Future[Answer]]":
+        """Send a request; return its number, and what will hold the answer."""
+        future: Future[Answer] = Future()
+        with self._lock:
+            self._numbers += 1
+            number = self._numbers
+            self._waiting[number] = future
+        try:
+            self._send(Frame(kind, body, number=number))
+        except BaseException:
+            self.forget(number)
+            raise
+        return number, future
+
+    def forget(self, number: int) -> None:
+        """Wait for an answer no more. Harmless when it is there."""
+        with self._lock:
+            self._waiting.pop(number, None)
+
+    def settle(self, frame: Frame, descriptors: list[int]) -> bool:
+        """Hand an answer to who waits for it, with its descriptors; False when nobody does."""
+        with self._lock:
+            future = self._waiting.pop(frame.number, None)
+        if future is None or not future.set_running_or_notify_cancel():
+            return False
+        future.set_result((frame, descriptors))
+        return True
+
+    def fail(self, reason: str) -> None:
+        """Tell all who wait that no answer will come."""
+        with self._lock:
+            waiting, self._waiting = list(self._waiting.values()), {}
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(ClusterError(reason))
+
+
+async def answer(handler: Callable[..., Any] | None, number: int, *arguments: Any) -> Frame:
+    """Return the frame that answers a request, with what the program's handler returns."""
+    if handler is None:
+        return refusal(number, NO_HANDLER)
+    try:
+        result = handler(*arguments)
+        if inspect.isawaitable(result):
+            result = await result
+    except Exception as error:
+        logger.exception("the handler of requests failed")
+        return refusal(number, f"{type(error).__name__}: {error}")
+    try:
+        return Frame(Kind.REPLY, encode(result), number=number)
+    except ClusterError as error:
+        return refusal(number, str(error))
+
+
+def refusal(number: int, reason: str) -> Frame:
+    """Return the frame that says why there is no answer."""
+    body = json.dumps(reason[:_MAX_REASON_CHARS]).encode()
+    return Frame(Kind.ERROR, body, number=number)

@@ -1,0 +1,97 @@
+"""The message channel: frames over `AF_UNIX SOCK_STREAM`, both ways between master and worker.
+
+A frame is a header of 16 bytes and a body. What the body says is the business of the two ends,
+JSON as a rule; the header tells what to do with it. Descriptors (SCM_RIGHTS, unix(7)) travel with
+the first byte of the frame that announces them.
+
+    bytes  meaning
+    0-3    length of the body
+    4      kind
+    5      descriptors attached
+    6-7    0
+    8-11   peer: for whom to the master, from whom to a worker; 0 is the master
+    12-15  number of a request, which its answer repeats; 0 for the rest
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from sdcluster.errors import ProtocolError
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_ATTACHED = 2
+
+_HEADER = struct.Struct("<IBBHII")
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    MESSAGE = 1
+    """Something for the application."""
+    REQUEST = 2
+    """The same, and an answer is waited for."""
+    REPLY = 3
+    """The answer."""
+    ERROR = 4
+    """There is no answer; the body says why."""
+    LISTEN = 5
+    """Worker to master: open a listener. A request."""
+    UNLISTEN = 6
+    """Worker to master: it has closed that listener."""
+    DISCONNECT = 7
+    """Worker to master: it leaves by its own choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame, without its descriptors."""
+
+    kind: Kind
+    body: bytes = b""
+    peer: int = 0
+    number: int = 0
+    attached: int = 0
+
+
+def encode(frame: Frame) -> bytes:
+    """Return a frame as it is sent. Raises `ProtocolError` when it is too large."""
+    _check(len(frame.body), frame.kind, frame.attached)
+    header = _HEADER.pack(len(frame.body), frame.kind, frame.attached, 0, frame.peer, frame.number)
+    return header + frame.body
+
+
+class Splitter:
+    """Finds the frames in what was received."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    @property
+    def is_within_frame(self) -> bool:
+        """Whether the beginning of a frame has come, and not its end."""
+        return bool(self._data)
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield each frame that is complete. Raises `ProtocolError`, and is of no use after it."""
+        self._data += data
+        while len(self._data) >= _HEADER.size:
+            length, kind, attached, _, peer, number = _HEADER.unpack_from(self._data)
+            _check(length, kind, attached)
+            end = _HEADER.size + length
+            if len(self._data) < end:
+                return
+            body = bytes(self._data[_HEADER.size : end])
+            del self._data[:end]
+            yield Frame(Kind(kind), body, peer, number, attached)
+
+
+def _check(length: int, kind: int, attached: int) -> None:
+    if length > MAX_BODY_BYTES:
+        raise ProtocolError(f"a message of {length} bytes; {MAX_BODY_BYTES} are the most")
+    if kind not in Kind.__members__.values():
+        raise ProtocolError(f"a message of kind {kind}")
+    if attached > MAX_ATTACHED:
+        raise ProtocolError(f"a message with {attached} descriptors")

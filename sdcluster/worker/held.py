@@ -1,0 +1,136 @@
+"""A listening socket whose file workers share: each accepts by itself.
+
+The file is the master's and of every worker, and so are its flags: it stays non-blocking, and who
+wants to wait does so here. The descriptor of the socket is an epoll(7) that watches it: when this
+worker is to accept no more, the file is taken out, and nobody is woken any more.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from sdcluster.worker import uvserver
+from sdcluster.worker.handed import Connection, Counts
+
+
+class _Tally(Counts):
+    """Counts of which no scoreboard is kept."""
+
+    def __init__(self, on_count: Callable[[int], None]) -> None:
+        self._tell = on_count
+
+    def change(self, connections: int, taken: int = 0) -> None:  # noqa: ARG002
+        """Count connections that were opened or closed."""
+        self._tell(connections)
+
+
+class HeldListener(socket.socket):
+    """A listener of the cluster's. `close` closes it for this worker."""
+
+    _on_closed: Callable[[], None] | None = None
+
+    def __init__(
+        self, fd: int, *, on_closed: Callable[[], None], on_count: Callable[[int], None]
+    ) -> None:
+        """`on_count` is told of connections opened and closed; both may be by a finalizer."""
+        self._listener = socket.socket(fileno=fd)
+        self._listener.setblocking(False)
+        super().__init__(self._listener.family, socket.SOCK_STREAM)
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener, select.EPOLLIN)
+        os.dup2(self._epoll.fileno(), self.fileno(), inheritable=False)
+        self._is_silent = False
+        self._timeout: float | None = socket.getdefaulttimeout()
+        self._counts = _Tally(on_count)
+        self._on_closed = on_closed
+        uvserver.teach(HeldListener)
+
+    def getsockname(self) -> Any:
+        """Return what it is bound to."""
+        return self._listener.getsockname()
+
+    def getsockopt(self, *arguments: Any) -> Any:
+        """As of any socket."""
+        return self._listener.getsockopt(*arguments)
+
+    def setsockopt(self, *arguments: Any) -> None:
+        """As of any socket; it is the option of all workers."""
+        self._listener.setsockopt(*arguments)
+
+    def setblocking(self, flag: bool, /) -> None:
+        """As of any socket, for this worker alone."""
+        self._timeout = None if flag else 0.0
+
+    def settimeout(self, value: float | None, /) -> None:
+        """As of any socket, for this worker alone."""
+        self._timeout = value
+
+    def gettimeout(self) -> float | None:
+        """Return how long `accept` waits."""
+        return self._timeout
+
+    def getblocking(self) -> bool:
+        """Whether `accept` waits."""
+        return self._timeout != 0
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """Do nothing: the master listens."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return a connection and the address of its client, as socket.accept does."""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                if not self._is_silent:
+                    return self._accepted()
+            if self._timeout == 0:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self._wait(deadline)
+
+    def _accepted(self) -> tuple[socket.socket, Any]:
+        fd, address = self._listener._accept()  # type: ignore[attr-defined]
+        self._counts.change(1)
+        return Connection(fd, self._counts), address
+
+    def _wait(self, deadline: float | None) -> None:
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not poll.poll(left_ms):
+            raise TimeoutError("timed out")
+
+    def be_silent(self) -> None:
+        """Never be ready again: the others get what comes, and who waits is to wait."""
+        self._is_silent = True
+        with contextlib.suppress(OSError, ValueError):  # It is closed.
+            self._epoll.unregister(self._listener)
+
+    def dup(self) -> NoReturn:
+        """Raise OSError: the master knows of one listener."""
+        raise OSError(errno.EOPNOTSUPP, "a listener of the cluster's cannot be duplicated")
+
+    def detach(self) -> int:
+        """As of any socket; the descriptor is of no use, and the listener is closed."""
+        fd = super().detach()
+        self._gone()
+        return fd
+
+    def _real_close(self) -> None:
+        super()._real_close()  # type: ignore[misc]
+        self._gone()
+
+    def __del__(self) -> None:
+        super().__del__()  # type: ignore[misc]  # Warns of what was not closed, and closes it.
+        self._gone()
+
+    def _gone(self) -> None:
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            self._epoll.close()
+            self._listener.close()
+            on_closed()

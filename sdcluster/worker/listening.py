@@ -1,0 +1,107 @@
+"""The listeners that a worker has of the cluster's, and the connections that came from them."""
+
+import json
+import select
+import socket
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sdcluster.requests import Requests, encode
+from sdcluster.wire.messages import Frame, Kind
+from sdcluster.worker.handed import HandedListener
+from sdcluster.worker.held import HeldListener
+
+TIMEOUT_S = 30.0
+"""How long the master may take to open a listener."""
+
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class Listening:
+    """All listeners of this worker. Any thread may open and close them."""
+
+    def __init__(self, requests: Requests, send: Callable[[Frame], object]) -> None:
+        """`send` sends a frame to the master, without waiting: listeners are collected anywhere."""
+        self._requests = requests
+        self._send = send
+        self._lock = threading.Lock()
+        self._listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._ports: dict[str, int] = {}
+        self._open: deque[None] = deque()
+        """An entry for each open connection: without a lock, as one may end in the collector."""
+
+    def open(self, request: Mapping[str, Any]) -> socket.socket:
+        """Return a socket that listens where `request` says. Raises OSError."""
+        body = encode({**request, "turn": self._turn(request)})
+        number, future = self._requests.send(Kind.LISTEN, body)
+        try:
+            frame, descriptors = future.result(TIMEOUT_S)
+        finally:
+            self._requests.forget(number)
+        told = json.loads(frame.body)
+        if frame.kind is Kind.ERROR:
+            raise OSError(told["errno"], told["text"])
+        listener = self._listener(told, descriptors)
+        with self._lock:
+            self._listeners.add(listener)
+        return listener
+
+    def _turn(self, request: Mapping[str, Any]) -> int:
+        """Return which of the listeners on port 0 is asked for: it is the same in each worker."""
+        if not str(request["address"]).endswith(":0"):
+            return 0
+        where = json.dumps(request, sort_keys=True)
+        with self._lock:
+            turn = self._ports.get(where, 0)
+            self._ports[where] = turn + 1
+        return turn
+
+    def _listener(self, told: Mapping[str, Any], descriptors: list[int]) -> socket.socket:
+        key = told["key"]
+        if len(descriptors) == 1:
+            return HeldListener(
+                descriptors[0], on_closed=lambda: self._closed(key), on_count=self._counted
+            )
+        return HandedListener(
+            *descriptors,
+            family=told["family"],
+            name=told["name"],
+            on_closed=lambda: self._closed(key),
+            on_count=self._counted,
+        )
+
+    def _closed(self, key: int) -> None:
+        self._send(Frame(Kind.UNLISTEN, encode(key)))
+
+    def _counted(self, change: int) -> None:
+        if change > 0:
+            self._open.append(None)
+        else:
+            self._open.pop()
+
+    def _known(self) -> list[socket.socket]:
+        with self._lock:
+            return list(self._listeners)
+
+    def stop(self) -> None:
+        """Accept nothing more from those that are shared; of the others the master does that."""
+        for listener in self._known():
+            if isinstance(listener, HeldListener):
+                listener.be_silent()
+
+    def is_idle(self) -> bool:
+        """Whether no connection is open, and none was handed over that is still to be taken."""
+        handed = [one for one in self._known() if isinstance(one, HandedListener)]
+        return not self._open and not any(map(_has_connection, handed))
+
+
+def _has_connection(listener: HandedListener) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(listener.fileno(), select.POLLIN)
+    except ValueError:
+        return False  # It is closed.
+    return any(events & select.POLLIN and not events & _GONE for _, events in poll.poll(0))

@@ -1,0 +1,559 @@
+"""Listeners of a program's workers, after the tests of Node's cluster: one address, all workers."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Play
+from instance import wait_until
+from processes import cpu_s
+from web import dial, fetch, fetch_many
+
+both = pytest.mark.parametrize("scheduling", ["round-robin", "shared"])
+
+TWO = """
+if cluster.is_master:
+    narrate()
+    cluster.setup_master(scheduling=sys.argv[1])
+    cluster.fork()
+    cluster.fork()
+    cluster.run()
+else:
+"""
+"""A master of two workers; what they do follows."""
+
+THREADS = """
+    import socketserver
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = f"{cluster.worker.id} {os.getpid()}\\n".encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    class Lines(socketserver.StreamRequestHandler):
+        def handle(self):
+            Handler(self.request, self.client_address, None)
+
+    def with_socket(kind, handler):
+        server = kind(("127.0.0.1", 0), handler, bind_and_activate=False)
+        server.socket.close()
+        server.socket = cluster.listen("127.0.0.1:0")
+        server.server_name, server.server_port = "test", 0
+        return server
+
+    def accept_forever(listener):
+        while True:
+            connection, address = listener.accept()
+            with connection:
+                Handler(connection, address, None)
+"""
+"""Ways to serve without asyncio."""
+
+WAYS = {
+    "start_server": 'serve_at("127.0.0.1:0")',
+    "create_server": """
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+        def data_received(self, data):
+            body = f"{cluster.worker.id} {os.getpid()}\\n".encode()
+            head = b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n"
+            self.transport.write(head % len(body) + body)
+            self.transport.close()
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Protocol, sock=cluster.listen("127.0.0.1:0"))
+        await server.serve_forever()
+    asyncio.run(main())
+""",
+    "uvicorn": """
+    import uvicorn
+    async def app(scope, receive, send):
+        body = f"{cluster.worker.id} {os.getpid()}\\n".encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    config = uvicorn.Config(app, loop="asyncio", lifespan="off", log_level="warning")
+    asyncio.run(uvicorn.Server(config).serve(sockets=[cluster.listen("127.0.0.1:0")]))
+""",
+    "uvloop": """
+    import uvloop
+    uvloop.run(serve(cluster.listen("127.0.0.1:0")))
+""",
+    "ThreadingHTTPServer": THREADS
+    + "    with_socket(ThreadingHTTPServer, Handler).serve_forever()",
+    "HTTPServer": THREADS + "    with_socket(HTTPServer, Handler).serve_forever()",
+    "socketserver": THREADS
+    + "    with_socket(socketserver.ThreadingTCPServer, Lines).serve_forever()",
+    "accept": THREADS + '    accept_forever(cluster.listen("127.0.0.1:0"))',
+    "accept in a thread": THREADS
+    + """
+    thread = threading.Thread(
+        target=accept_forever, args=[cluster.listen("127.0.0.1:0")], daemon=True
+    )
+    thread.start()
+    signal.pause()
+""",
+}
+
+
+def workers_that_answer(address: str, count: int) -> set[str]:
+    """Return the ids of the workers that answer, once `count` of them have."""
+    seen: set[str] = set()
+
+    def ask() -> bool:
+        seen.update(one.text.split()[0] for one in fetch_many(address, 16))
+        return len(seen) >= count
+
+    wait_until(ask, f"answers from {count} workers")
+    return seen
+
+
+@both
+@pytest.mark.parametrize("way", WAYS)
+def test_every_kind_of_server_takes_the_listener(play: Play, scheduling: str, way: str) -> None:
+    """It serves from both workers, loses nothing under load, and leaves when it is told to."""
+    if way in ("uvicorn", "uvloop"):
+        pytest.importorskip(way)
+    program = play(TWO + "    " + WAYS[way], scheduling)
+    address = program.web(1)
+    assert program.web(2) == address
+    workers_that_answer(address, 2)
+    with program.under_load(close=True, clients=4, url=f"http://{address}/") as load:
+        fetch_many(address, 50)
+    assert load.requests > 0
+    assert (load.lost, load.errors) == (0, {})
+    assert program.stop() == 0
+    assert [program.wait_event("exit", one) for one in (1, 2)] == ["0 None", "0 None"]
+    assert "Traceback" not in program.log()
+
+
+def test_round_robin_takes_turns(play: Play) -> None:
+    """One after the other, as in Node."""
+    program = play(TWO + "    " + WAYS["start_server"], "round-robin")
+    address = program.web(1)
+    program.wait_event("listening", 2)
+    answers = [fetch(address).text.split()[0] for _ in range(10)]
+    assert sorted(answers) == ["1"] * 5 + ["2"] * 5
+
+
+def test_scheduling_is_taken_from_the_environment(play: Play) -> None:
+    """What is not known there is an error."""
+    program = play(
+        TWO.replace("cluster.setup", "#") + "    pass", env={"SDCLUSTER_SCHEDULING": "random"}
+    )
+    assert program.wait() == 1
+    assert "there is no scheduling 'random'" in program.log()
+
+
+@both
+def test_nth_listener_on_port_0_is_the_same_in_each_worker(play: Play, scheduling: str) -> None:
+    """And another one than the one before it."""
+    program = play(
+        TWO
+        + """
+    names = [cluster.listen(0).getsockname()[1] for _ in range(2)]
+    names += [cluster.listen("127.0.0.1:0").getsockname()[1] for _ in range(2)]
+    say("ports", *names)
+    time.sleep(60)
+""",
+        scheduling,
+    )
+    wait_until(lambda: len(program.lines("ports")) == 2, "the ports")
+    first, second = program.lines("ports")
+    assert first == second
+    assert len(set(first.split())) == 4
+
+
+@both
+def test_exclusive_listener_is_for_one_worker(play: Play, scheduling: str) -> None:
+    """Each gets a port of its own, and another worker's is in use."""
+    program = play(
+        TWO
+        + """
+    listener = cluster.listen("127.0.0.1:0", exclusive=True)
+    say("own", listener.getsockname()[1])
+    asyncio.run(serve(listener))
+""",
+        scheduling,
+    )
+    wait_until(lambda: len(program.lines("own")) == 2, "the ports")
+    ports = program.lines("own")
+    assert len(set(ports)) == 2
+    answers = {fetch(f"127.0.0.1:{one}").text.split()[0] for one in ports}
+    assert answers == {"1", "2"}
+    (first,) = [one for one in ports if fetch(f"127.0.0.1:{one}").text.startswith("1 ")]
+    os.kill(int(fetch(f"127.0.0.1:{first}").text.split()[1]), signal.SIGKILL)
+    program.wait_event("exit", 1)
+    with pytest.raises(ConnectionRefusedError):
+        fetch(f"127.0.0.1:{first}")
+
+
+@both
+def test_address_in_use_is_an_error_of_the_worker(
+    play: Play, tmp_path: Path, scheduling: str
+) -> None:
+    """An OSError with its number; when it is free, the same worker gets it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = play(
+            TWO
+            + f"""
+    try:
+        cluster.listen("127.0.0.1:{port}")
+    except OSError as error:
+        say("error", error.errno, error)
+    while not os.path.exists("free"):
+        time.sleep(0.01)
+    serve_at("127.0.0.1:{port}")
+""",
+            scheduling,
+        )
+        wait_until(lambda: len(program.lines("error")) == 2, "the errors")
+        assert program.lines("error")[0].startswith("98 [Errno 98] cannot listen on 127.0.0.1:")
+    (tmp_path / "free").touch()
+    assert program.port(1) == program.port(2) == port
+    assert fetch(f"127.0.0.1:{port}").status == 200
+
+
+@both
+def test_listening_twice_is_an_address_in_use(play: Play, scheduling: str) -> None:
+    """For the worker that has it; what it has goes on."""
+    program = play(
+        TWO
+        + """
+    listener = cluster.listen("127.0.0.1:0", exclusive=True)
+    host, port = listener.getsockname()
+    listener.close()
+    if cluster.worker.id == 1:
+        listener = cluster.listen((host, port))
+        try:
+            cluster.listen((host, port))
+        except OSError as error:
+            say("error", error.errno)
+        asyncio.run(serve(listener))
+""",
+        scheduling,
+    )
+    wait_until(lambda: program.lines("error"), "the error")
+    assert program.lines("error") == ["98"]
+
+
+def test_privileged_port_is_refused(play: Play) -> None:
+    """EACCES reaches the worker as a PermissionError."""
+    first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if shutil.which("setpriv") is None or first < 80:
+        pytest.skip("there is no port that takes a right, or no way to go without it")
+    program = play(
+        """
+if cluster.is_master:
+    if "prepared" not in sys.argv:
+        right = "-net_bind_service"
+        rights = [f"--inh-caps={right}", f"--bounding-set={right}"]
+        os.execvp("setpriv", ["setpriv", *rights, sys.executable, __file__, "prepared"])
+    cluster.fork()
+    cluster.run()
+else:
+    try:
+        cluster.listen("127.0.0.1:79")
+    except PermissionError as error:
+        say("error", error.errno)
+"""
+    )
+    assert program.wait() == 0
+    assert program.lines("error") == ["13"]
+
+
+@both
+def test_ipv6_can_be_alone_or_with_ipv4(play: Play, scheduling: str) -> None:
+    """A port alone is both; `ipv6_only` leaves the same port of IPv4 to others."""
+    program = play(
+        TWO
+        + """
+    asyncio.run(serve(cluster.listen(0), cluster.listen("[::]:0", ipv6_only=True)))
+""",
+        scheduling,
+    )
+    program.wait_event("listening", 2)
+    wait_until(lambda: len(program.lines("listening 1")) == 2, "both listeners")
+    dual, only = [int(one.split(", ")[1]) for one in program.lines("listening 1")]
+    for host in ("127.0.0.1", "[::1]"):
+        assert fetch(f"{host}:{dual}").status == 200
+    assert fetch(f"[::1]:{only}").status == 200
+    with pytest.raises(ConnectionRefusedError):
+        fetch(f"127.0.0.1:{only}")
+
+
+@both
+def test_unix_socket_is_shared_and_removed(play: Play, tmp_path: Path, scheduling: str) -> None:
+    """Also where one is left of a master that was killed; its length is limited with an error."""
+    path = tmp_path / "app.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    program = play(
+        TWO
+        + f"""
+    try:
+        cluster.listen("/" + "x" * 200)
+    except ValueError as error:
+        say("long", error)
+    import pathlib
+    asyncio.run(serve(cluster.listen(pathlib.Path("{path}"))))
+""",
+        scheduling,
+    )
+    program.wait_event("listening", 1)
+    program.wait_event("listening", 2)
+    workers_that_answer(str(path), 2)
+    assert len(program.lines("long")) == 2
+    assert program.stop() == 0
+    assert not path.exists()
+
+
+@both
+def test_listener_can_be_closed_and_opened_again(play: Play, scheduling: str) -> None:
+    """Many times, with the same address, by both workers; the last one serves."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    program = play(
+        TWO
+        + f"""
+    for _ in range(20):
+        cluster.listen("127.0.0.1:{port}").close()
+    say("closed")
+    serve_at("127.0.0.1:{port}")
+""",
+        scheduling,
+    )
+    wait_until(lambda: len(program.lines("closed")) == 2, "both")
+    workers_that_answer(f"127.0.0.1:{port}", 2)
+
+
+@both
+def test_closed_listener_refuses(play: Play, tmp_path: Path, scheduling: str) -> None:
+    """When the last worker that has it closes it, it is gone."""
+    program = play(
+        TWO
+        + """
+    listener = cluster.listen("127.0.0.1:0")
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    listener.close()
+    time.sleep(60)
+""",
+        scheduling,
+    )
+    address = program.web(1)
+    program.wait_event("listening", 2)
+    (tmp_path / "go").touch()
+
+    def refused() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            dial(address).close()
+            return False
+        return True
+
+    wait_until(refused, "a refusal")
+
+
+REFORK = """
+if cluster.is_master:
+    narrate()
+    cluster.setup_master(scheduling=sys.argv[1])
+    for _ in range(int(sys.argv[2])):
+        cluster.fork()
+
+    @cluster.on("exit")
+    def refork(worker, code, signal):
+        if not worker.exited_after_disconnect:
+            cluster.fork()
+
+    cluster.run()
+else:
+    serve_at("127.0.0.1:0")
+"""
+
+
+def kill_workers(address: str, times: int) -> None:
+    """Have workers kill themselves, one after the other, each after it has been forked anew."""
+    for _ in range(times):
+        with contextlib.suppress(OSError):
+            fetch(address, "/exit")
+
+
+@both
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_refused_when_workers_crash(play: Play, scheduling: str, count: int) -> None:
+    """The listener stays, its backlog holds until there is a worker; requests in hand are lost."""
+    program = play(REFORK, scheduling, str(count))
+    address = program.web()
+    program.wait_event("listening", count)
+    with program.under_load(close=True, clients=8, url=f"http://{address}/") as load:
+        kill_workers(address, 10)
+    assert load.requests > 0
+    assert not [error for error in load.errors if error.startswith(("connect", "time"))]
+    assert load.lost <= 10 * 8
+    assert program.stop() == 0
+
+
+@both
+@pytest.mark.parametrize("end", ["cluster.worker.disconnect()", "raise SystemExit(3)"])
+def test_only_worker_that_ends_does_not_close_its_listener(
+    play: Play, scheduling: str, end: str
+) -> None:
+    """Its program closes it, as it ends; that is for the worker, and clients wait for the next."""
+    program = play(
+        REFORK.replace("if not worker.exited_after_disconnect", "if True").replace(
+            '    serve_at("127.0.0.1:0")',
+            f"""
+    listener = cluster.listen("127.0.0.1:0")
+
+    async def main():
+        async with await asyncio.start_server(answer, sock=listener):
+            await asyncio.sleep(0.1)
+            {end}
+            await asyncio.Event().wait()
+
+    asyncio.run(main())
+""",
+        ),
+        scheduling,
+        "1",
+    )
+    address = program.web()
+    with program.under_load(close=True, clients=4, url=f"http://{address}/") as load:
+        program.wait_event("exit", 6)
+    assert not [error for error in load.errors if error.startswith(("connect", "time"))]
+    if end.startswith("cluster"):
+        assert (load.lost, load.errors) == (0, {})
+
+
+@both
+def test_nothing_is_lost_when_workers_are_disconnected(
+    play: Play, tmp_path: Path, scheduling: str
+) -> None:
+    """A program's own rolling restart, under load: each worker leaves when another is there."""
+    program = play(
+        """
+if cluster.is_master:
+    narrate()
+    cluster.setup_master(scheduling=sys.argv[1])
+    cluster.fork()
+    cluster.fork()
+
+    @cluster.every(0.01)
+    def begin():
+        if os.path.exists("go") and not os.path.exists("gone"):
+            os.rename("go", "gone")
+            cluster.fork()
+
+    @cluster.on("listening")
+    def replace(worker, address):
+        if 2 < worker.id:
+            cluster.workers[worker.id - 2].disconnect()
+        if 2 < worker.id < 12:
+            cluster.fork()
+
+    cluster.run()
+else:
+    serve_at("127.0.0.1:0")
+""",
+        scheduling,
+    )
+    address = program.web()
+    program.wait_event("listening", 2)
+    with program.under_load(close=True, clients=8, url=f"http://{address}/") as load:
+        (tmp_path / "go").touch()
+        program.wait_event("exit", 10)
+    assert (load.lost, load.errors) == (0, {})
+    assert program.stop() == 0
+    assert program.wait_event("exit", 10) == "0 None"
+
+
+@both
+def test_worker_lives_on_until_its_connections_close(
+    play: Play, tmp_path: Path, scheduling: str
+) -> None:
+    """It takes no other, and does not burn the processor while it waits."""
+    program = play(REFORK.replace("def refork", "def other"), scheduling, "2")
+    address = program.web()
+    program.wait_event("listening", 2)
+    with dial(address) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+        (pid,) = wait_until(lambda: program.lines("slow"), "a request")
+        program.signal(signal.SIGTERM)
+        wait_until(lambda: len(program.processes()) <= 2, "the end of the other")
+        before = cpu_s(int(pid))
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.wait(0.5)
+        assert cpu_s(int(pid)) - before < 0.3
+        (tmp_path / "go").touch()
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert program.wait() == 0
+
+
+def test_backlog_is_that_of_the_worker(play: Play) -> None:
+    """What it asks for is what the listener has."""
+    program = play(
+        """
+if cluster.is_master:
+    narrate()
+    cluster.setup_master(scheduling="shared")
+    cluster.fork()
+    cluster.run()
+else:
+    import socket
+    import struct
+    listener = cluster.listen("127.0.0.1:0", backlog=7)
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    say("backlog", struct.unpack_from("2I", info, 8 + 4 * 4)[1])
+"""
+    )
+    assert program.wait() == 0
+    assert program.lines("backlog") == ["7"]
+
+
+def test_what_waits_at_a_stop_is_answered(play: Play, tmp_path: Path) -> None:
+    """Connections that the worker had no time to take are not reset."""
+    program = play(
+        TWO.replace("    cluster.fork()\n    cluster.fork()", "    cluster.fork()")
+        + """
+    def stand(reader, writer):
+        say("stands", os.getpid())
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        return answer(reader, writer)
+
+    async def main():
+        server = await asyncio.start_server(stand, sock=cluster.listen("127.0.0.1:0"))
+        await server.serve_forever()
+
+    asyncio.run(main())
+""",
+        "round-robin",
+    )
+    address = program.web()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(address)) for _ in range(30)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        wait_until(lambda: program.lines("stands"), "a request")
+        program.signal(signal.SIGTERM)
+        program.wait_event("disconnect", 1)
+        (tmp_path / "go").touch()
+        for client in clients:
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert program.wait() == 0

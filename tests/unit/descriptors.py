@@ -1,0 +1,20 @@
+"""How many descriptors this process has."""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def none_leaked() -> Iterator[None]:
+    """See that as many descriptors are open after the body as before it."""
+    gc.collect()
+    before = count()
+    yield
+    assert count() == before, f"{count() - before} descriptors more than before"
+
+
+def count() -> int:
+    """Return how many descriptors are open."""
+    return len(os.listdir("/proc/self/fd"))
