@@ -1,9 +1,9 @@
 """The arrows between the packages, and other promises that no single module can keep."""
 
 import ast
+import functools
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,17 +66,20 @@ def name_of(module: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(module: Path) -> Iterator[str]:
-    """Yield the dotted name of each module that a module imports, at its top or inside."""
+@functools.cache
+def imports(module: Path) -> list[str]:
+    """Return the dotted name of each module that a module imports, at its top or inside."""
     names = {name_of(one) for one in MODULES}
+    found: list[str] = []
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{module} has a relative import"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if whole in names else node.module
+                found.append(whole if whole in names else node.module)
+    return found
 
 
 def belongs(name: str, packages: set[str]) -> bool:

@@ -170,6 +170,12 @@ class Scene:
         self.loop.close()
 
 
+@pytest.fixture(autouse=True)
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody wait long for room."""
+    monkeypatch.setattr(messaging, "NO_ROOM_RETRY_S", 0.005)
+
+
 @pytest.fixture(params=[OurLoop, asyncios, uvloops])
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     """Make a scene, and see that it leaves no descriptor behind."""
