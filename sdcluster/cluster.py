@@ -91,13 +91,21 @@ def setup_master(
     cwd: str | os.PathLike[str] | None = None,
     scheduling: str | None = None,
     drain_timeout_s: float | None = None,
+    ready: str | None = None,
 ) -> None:
     """Change what later forks are made of; what is not named stays as it is.
 
     `script` is the program of the workers, a file or `-m` and a module; `args` are its arguments.
+    `ready` is what a worker has to be for the service to count as started: `listening`, or
+    `online` for programs that do not listen.
     """
     _master("setup_master").setup(
-        script=script, args=args, cwd=cwd, scheduling=scheduling, drain_timeout_s=drain_timeout_s
+        script=script,
+        args=args,
+        cwd=cwd,
+        scheduling=scheduling,
+        drain_timeout_s=drain_timeout_s,
+        ready=ready,
     )
 
 
@@ -170,8 +178,9 @@ def disconnect() -> "asyncio.Future[None]":
 
 
 def listen(
-    address: str | int | tuple[str, int] | os.PathLike[str],
+    address: str | int | tuple[str, int] | os.PathLike[str] = "",
     *,
+    name: str = "",
     backlog: int = socket.SOMAXCONN,
     exclusive: bool = False,
     reuse_port: bool = False,
@@ -181,14 +190,18 @@ def listen(
 
     `address` is a port (of every address of the machine), `HOST:PORT`, `[V6]:PORT`, a path or a
     tuple of host and port. With port 0 the n-th call gets the same port in each worker.
-    `exclusive` is a socket for this worker alone. Raises ValueError for what is no address, OSError
-    as bind(2) and listen(2) do, and `ClusterError` in the master.
+    `exclusive` is a socket for this worker alone. A socket that systemd has passed is taken where
+    the address is its own, or by its `name` (FileDescriptorName=, systemd.socket(5)).
+
+    Raises ValueError for what is no address, OSError as bind(2) and listen(2) do, and
+    `ClusterError` in the master.
     """
     if side.member is None:
         raise ClusterError("listen is for workers; the master accepts on their behalf")
     return side.member.listen(
         {
-            "address": str(addresses.parse(_text(address))),
+            "name": name,
+            "address": "" if name else str(addresses.parse(_text(address))),
             "backlog": backlog,
             "exclusive": exclusive,
             "reuse_port": reuse_port,

@@ -9,17 +9,17 @@ A program that ends closes what it has, too, and does not mean it.
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sdcluster.address import Address, parse
+from sdcluster.address import Address, parse, same_as_socket
 from sdcluster.errors import ListenError, ProtocolError
 from sdcluster.loops import EventLoop
 from sdcluster.master.channels import WorkerChannel
 from sdcluster.master.dispatch import Dispatcher
-from sdcluster.master.listeners import BACKLOG, Listener, bind
+from sdcluster.master.listeners import BACKLOG, Listener, adopt, bind
 
 CLOSE_DELAY_S = 1.0
 """How long a listener that its last worker has closed stays: a program that ends closes it too."""
@@ -46,7 +46,15 @@ class Opening:
 class Openings:
     """All listeners of a program."""
 
-    def __init__(self, loop: EventLoop, *, on_exhausted: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        passed: Sequence[tuple[int, str]] = (),
+        *,
+        on_exhausted: Callable[[OSError], None],
+    ) -> None:
+        """`passed` are the sockets of systemd's, as (descriptor, name). Raises `ConfigError`."""
+        self._inherited = adopt(passed, ())
         self._loop = loop
         self._on_exhausted = on_exhausted
         self._openings: dict[str, Opening] = {}
@@ -88,12 +96,7 @@ class Openings:
         return channel.descriptors()
 
     def _bind(self, where: str, wanted: "_Request", *, shared: bool) -> Opening:
-        listener = bind(
-            wanted.address,
-            reuse_port=wanted.reuse_port,
-            backlog=wanted.backlog,
-            ipv6_only=wanted.ipv6_only,
-        )
+        listener = self._find_inherited(wanted) or wanted.bind()
         self._keys += 1
         listener.socket.setblocking(False)
         dispatcher = None
@@ -105,6 +108,18 @@ class Openings:
         opening = Opening(self._keys, where, listener, dispatcher, wanted.exclusive, told)
         self._openings[where] = opening
         return opening
+
+    def _find_inherited(self, wanted: "_Request") -> Listener | None:
+        """Return the socket of systemd's that is asked for, by its name or by its address."""
+        for listener in self._inherited:
+            sock = listener.socket
+            if wanted.name:
+                found = listener.name == wanted.name
+            else:
+                found = same_as_socket(wanted.address, sock.family, sock.getsockname())
+            if found:
+                return listener
+        return None
 
     def given(self, worker: int, key: int) -> None:
         """The worker has its descriptors: release what the master has no use for."""
@@ -139,10 +154,13 @@ class Openings:
     def stop(self) -> None:
         """Give the workers what waits in the backlogs, and let nobody connect any more."""
         for opening in self._openings.values():
+            inherited = opening.listener.inherited
             if opening.dispatcher is not None:
                 opening.dispatcher.unwatch(opening.listener.socket)
-                opening.dispatcher.accept_all(opening.listener.socket)
-            opening.listener.close()
+                if not inherited:
+                    opening.dispatcher.accept_all(opening.listener.socket)
+            if not inherited:
+                opening.listener.close()  # One of systemd's stays, with what waits in it.
 
     def gone(self, worker: int) -> None:
         """A worker is dead: what it had not taken is given to others."""
@@ -177,7 +195,8 @@ class Openings:
         self._openings.pop(opening.where, None)
         if opening.dispatcher is not None:
             opening.dispatcher.close()
-        opening.listener.close()
+        if not opening.listener.inherited:
+            opening.listener.close()
 
     def close_all(self) -> None:
         """Close everything."""
@@ -185,6 +204,11 @@ class Openings:
             for worker in list(opening.holders):
                 self._release(opening, worker)
             self._end(opening)
+        for listener in self._inherited:
+            listener.close()
+
+
+_NOWHERE = Address("unix", "", 0, "")
 
 
 class _Request:
@@ -192,7 +216,8 @@ class _Request:
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         try:
-            self.address: Address = parse(str(request["address"]))
+            self.name = str(request.get("name", ""))
+            self.address = parse(str(request["address"])) if not self.name else _NOWHERE
             self.backlog = min(max(0, int(request.get("backlog", BACKLOG))), 65535)
             self.exclusive = bool(request.get("exclusive", False))
             self.reuse_port = bool(request.get("reuse_port", False))
@@ -202,10 +227,22 @@ class _Request:
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"a listener that makes no sense: {error}") from error
 
+    def bind(self) -> Listener:
+        """Return a new listener. Raises `ListenError`."""
+        if self.name:
+            missing = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise ListenError(f"systemd has passed no socket named {self.name}") from missing
+        return bind(
+            self.address,
+            reuse_port=self.reuse_port,
+            backlog=self.backlog,
+            ipv6_only=self.ipv6_only,
+        )
+
     def identity(self, worker: int) -> str:
         """Return what is equal for the workers that are to share a listener."""
         own = worker if self.exclusive else 0
-        return json.dumps([str(self.address), self.ipv6_only, self._turn, own])
+        return json.dumps([self.name, str(self.address), self.ipv6_only, self._turn, own])
 
 
 def _name(name: Any) -> Any:

@@ -32,11 +32,13 @@ from sdcluster.core.states import ExitReason, Generation, Slot, WorkerId
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ListenError, ProtocolError, SpawnError, reason_of
 from sdcluster.loops import AsyncLoop, Timer
+from sdcluster.master.bulletin import READY, Bulletin
 from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.journal import EventKind, Journal
 from sdcluster.master.openings import Openings
 from sdcluster.master.peer import Worker
+from sdcluster.master.systemd import ServiceManager, take_listen_fds
 from sdcluster.master.workers import WorkerProcess
 from sdcluster.requests import decode, encode
 from sdcluster.wire.messages import Frame, Kind
@@ -58,6 +60,7 @@ class Primary:
         self._events_loop = AsyncLoop(self.loop)
         self._children: Children | None = None
         self._openings: Openings | None = None
+        self._bulletin: Bulletin | None = None
         self._manual: Manual | None = None
         self._answerer: Callable[..., Any] | None = None
         self._is_shared = False
@@ -80,6 +83,8 @@ class Primary:
             _check_scheduling(scheduling)
             if self._manual is not None:
                 raise ClusterError("the scheduling is set before the first fork, and stays")
+        if given.get("ready", "online") not in READY:
+            raise ClusterError(f"ready is one of {', '.join(READY)}")
         if isinstance(given.get("script"), (str, os.PathLike)):
             given["script"] = [os.fspath(given["script"])]
         self.settings |= given
@@ -111,6 +116,9 @@ class Primary:
             raise ClusterError("run is for the main thread, which hears the signals")
         self._ran = True
         self._start_machinery()
+        assert self._bulletin is not None
+        self._bulletin.ready_states = READY[self.settings.get("ready", "listening")]
+        self._bulletin.begin()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stop)
         asyncio.set_event_loop(self.loop)
@@ -166,6 +174,8 @@ class Primary:
     def _stop(self) -> None:
         manual, _, openings = self._machinery()
         at_once = manual.stopping
+        if self._bulletin is not None:
+            self._bulletin.stops()
         if not at_once:
             openings.stop()
         for worker in self.workers.values():
@@ -211,6 +221,12 @@ class Primary:
     def _start_machinery(self) -> None:
         if self._manual is not None:
             return
+        passed = take_listen_fds()  # Before a descriptor is opened in the place of one missing.
+        self._bulletin = Bulletin(
+            ServiceManager(),
+            self._events_loop,
+            lambda: [worker.state for worker in self.workers.values()],
+        )
         process.become_subreaper()
         config = self._config()
         self._is_shared = config.scheduling == "shared"
@@ -218,6 +234,7 @@ class Primary:
         self._manual = Manual(drain_timeout_s=config.drain_timeout_s)
         self._openings = Openings(
             self._events_loop,
+            passed,
             on_exhausted=lambda error: journal.write(
                 EventKind.ACCEPT_PAUSED, f"cannot accept: {reason_of(error)}"
             ),
@@ -344,11 +361,16 @@ class Primary:
             case Stage.DEAD:
                 event, arguments = "exit", self._bury(worker, told)
         self._emit(worker, event, *arguments)
+        self._tell_manager()
         if told.stage is Stage.ONLINE:
             self._take_early(worker)
         if told.stage is Stage.DEAD:
             self._soon(self._say_farewell)
             self._soon(self._end_if_idle)
+
+    def _tell_manager(self) -> None:
+        if self._ran and self._bulletin is not None:
+            self._bulletin.changed()
 
     def _emit(self, worker: Worker, event: str, *arguments: Any) -> None:
         """Tell those who hear the worker, and those who hear all; never within a call of theirs."""
@@ -364,6 +386,8 @@ class Primary:
         del self.workers[worker.id]
         self._machinery()[2].gone(worker.id)
         worker._settle()
+        if told.reason in (ExitReason.CRASH, ExitReason.BOOT_FAILED) and self._bulletin is not None:
+            self._bulletin.crashed()
         if code is None and number is None and not worker.exited_after_disconnect:
             print(f"sdcluster: worker {worker.id}: {told.detail}", file=sys.stderr)
         return code, number
@@ -449,6 +473,7 @@ class Primary:
             openings.retire(worker.id)
             return
         worker.state = "listening"
+        self._tell_manager()
         name = told["name"]
         self._emit(worker, "listening", tuple(name) if isinstance(name, list) else name)
 
@@ -473,6 +498,8 @@ class Primary:
         _, children, openings = self._machinery()
         openings.close_all()
         children.close()
+        if self._bulletin is not None:
+            self._bulletin.close()
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
         asyncio.set_event_loop(None)
