@@ -64,6 +64,12 @@ class ClusterError(SdclusterError):
     """The program asked the library for what cannot be, or not now."""
 
 
+class CacheError(SdclusterError):
+    """The shared cache cannot be reached, has no room, or holds what it should not."""
+
+    exit_status = EX_UNAVAILABLE
+
+
 class ProtocolError(SdclusterError):
     """A peer sent what the protocol does not allow. The peer is at fault, never the user."""
 
