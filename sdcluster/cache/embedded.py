@@ -56,7 +56,7 @@ class EmbeddedStore:
         self._opening = threading.Lock()
         self._pid = 0
         self._env: Any = None
-        self._of_parents: list[Any] = []
+        self._inherited: list[Any] = []
         self._open()
 
     # Opening.
@@ -100,9 +100,21 @@ class EmbeddedStore:
         if self._pid != os.getpid():
             with self._opening:
                 if self._pid != os.getpid():
-                    self._of_parents.append(self._env)  # Closed, it would harm the parent's.
-                    self._open()
+                    self._reopen()
         return self._env
+
+    def _reopen(self) -> None:
+        """Open it in a child of the process that opened it before."""
+        inherited = self._env
+        try:
+            self._open()
+        except CacheError as error:
+            if "already open" not in str(error):
+                raise
+            inherited.close()  # A py-lmdb that knows this case closes its own copy only.
+            self._open()
+        else:
+            self._inherited.append(inherited)  # Closed, it would harm the parent's.
 
     # Reading.
 
