@@ -19,6 +19,14 @@ _NUMBER = re.compile(rb"-?[0-9]{1,4300}")
 
 def dumps(value: Any, serializer: Serializer) -> bytes:
     """Return a value as bytes. Raises TypeError for one that the serializer cannot express."""
+    try:
+        return _dumps(value, serializer)
+    except (TypeError, ValueError, RecursionError, AttributeError, pickle.PicklingError) as error:
+        what = "JSON" if serializer == "json" else "pickle"
+        raise TypeError(f"a {type(value).__name__} is no {what}: {error}") from error
+
+
+def _dumps(value: Any, serializer: Serializer) -> bytes:
     match value:
         case bytes() | bytearray() | memoryview():
             return _BYTES + bytes(value)
@@ -27,33 +35,37 @@ def dumps(value: Any, serializer: Serializer) -> bytes:
         case bool() | None:
             return _JSON + json.dumps(value).encode()
         case int():
-            return b"%d" % value
+            return str(int(value)).encode()  # ValueError for one of very many digits.
         case float():
             return _FLOAT + value.hex().encode()
     if serializer == "pickle":
         return _PICKLE + pickle.dumps(value)
-    try:
-        # The keys sorted: equal values are equal bytes, which `compare_and_set` compares.
-        return _JSON + json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"a {type(value).__name__} is no JSON: {error}") from error
+    # The keys sorted: equal values are equal bytes, which `compare_and_set` compares.
+    return _JSON + json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
 
 
 def loads(data: bytes, serializer: Serializer) -> Any:
     """Return the value. Raises `CacheError` for bytes that are none of ours."""
+    if data[:1] == _PICKLE:
+        return _unpickle(data[1:], serializer)
     read = _READERS.get(data[:1])
     try:
         if read is not None:
             return read(data[1:])
-        if data[:1] == _PICKLE and serializer == "pickle":
-            return pickle.loads(data[1:])
         if _NUMBER.fullmatch(data):
             return int(data)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise CacheError(f"the cache holds a value that makes no sense: {error}") from error
-    if data[:1] == _PICKLE:
-        raise CacheError('the cache holds a pickled value; read it with serializer="pickle"')
     raise CacheError("the cache holds a value that somebody else has written")
+
+
+def _unpickle(data: bytes, serializer: Serializer) -> Any:
+    if serializer != "pickle":
+        raise CacheError('the cache holds a pickled value; read it with serializer="pickle"')
+    try:
+        return pickle.loads(data)
+    except Exception as error:  # Whatever the class says that it is made of.
+        raise CacheError(f"the cache holds a value that makes no sense: {error}") from error
 
 
 _READERS: dict[bytes, Callable[[bytes], Any]] = {
