@@ -19,9 +19,14 @@ _turns = itertools.count()
 
 
 class Lock:
-    """A lock that this process has, or is about to take. `ttl_s` ends it whatever happens."""
+    """A lock that this process has, or is about to take. `ttl_s` ends it whatever happens.
+
+    Raises ValueError for a `ttl_s` that is none.
+    """
 
     def __init__(self, store: Store, key: bytes, ttl_s: float) -> None:
+        if not ttl_s > 0:
+            raise ValueError(f"a lock's ttl is more than 0 seconds, not {ttl_s}")
         self._store = store
         self._key = key
         self._ttl_s = ttl_s
@@ -61,9 +66,13 @@ def _is_gone(token: bytes) -> bool:
 
 
 def _started(pid: int) -> str:
-    """Return when a process was started, see proc_pid_stat(5); empty when there is none."""
+    """Return when a process was started, see proc_pid_stat(5); empty when there is none.
+
+    One that has ended and whose parent has not asked for its end, a zombie, is none.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return ""
-    return stat.rpartition(b")")[2].split()[19].decode()
+    fields = stat.rpartition(b")")[2].split()
+    return "" if fields[0] in b"ZX" else fields[19].decode()
