@@ -2,18 +2,19 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from sdcluster.cache import values
 from sdcluster.cache.locks import Lock, waits
-from sdcluster.cache.store import MAX_KEY_BYTES, Store
+from sdcluster.cache.store import MAX_KEY_BYTES, OWN, Store
 from sdcluster.errors import CacheError
 
 T = TypeVar("T")
 
-_LOCK = b"\0lock:"
+_LOCK = OWN + b"lock:"
 """Before the name of a lock: no key of the user's begins so."""
 
 
@@ -22,7 +23,8 @@ class Cache:
 
     Each call is atomic for all workers. `ttl` is in seconds; without, a value lives until it is
     removed or has to make room. Raises `CacheError` when the store fails, ValueError for a key that
-    is empty or too long, TypeError for a value that cannot be written.
+    is empty or too long and for a `ttl` that is no number, TypeError for a key that is no text and
+    for a value that cannot be written.
     """
 
     def __init__(self, store: Store, *, serializer: values.Serializer = "json") -> None:
@@ -59,6 +61,8 @@ class Cache:
     ) -> bool:
         """Write a value only if `expected` is there; tell whether it was written."""
         old, new = self._dumps(expected), self._dumps(value)
+        if _is_over(ttl):
+            return self._store.delete(_name(key), only=old)
         return self._store.replace(_name(key), old, new, ttl)
 
     def delete(self, key: str) -> bool:
@@ -72,15 +76,21 @@ class Cache:
     def incr(self, key: str, delta: int = 1, *, ttl: float | None = None) -> int:
         """Add to a number and return it; it begins at 0, and `ttl` counts from there.
 
-        Raises TypeError when the value is no int.
+        Raises TypeError when the value or `delta` is no int.
         """
+        _is_over(ttl)
+        if not isinstance(delta, int):
+            raise TypeError(f"{delta!r} is no int")
         number = self._store.incr(_name(key), delta, ttl)
         if number is None:
             raise TypeError(f"the value of {key!r} is no int")
         return number
 
     def clear(self, prefix: str = "") -> int:
-        """Remove all keys, or those that begin with `prefix`; return how many there were."""
+        """Remove all keys, or those that begin with `prefix`; return how many there were.
+
+        Locks stay.
+        """
         return self._store.clear(prefix.encode())
 
     def _dumps(self, value: Any) -> bytes:
@@ -195,7 +205,7 @@ class Cache:
             if value is not missing:
                 return value
             lock = self._flight(key, lock_ttl)
-            if await self._off(lock.take):
+            if await self._take(lock):
                 try:
                     value = await self.aget(key, missing)
                     if value is missing:
@@ -215,7 +225,7 @@ class Cache:
         lock = Lock(self._store, _LOCK + _name(name), ttl)
         began = time.monotonic()
         for wait_s in waits():
-            if await self._off(lock.take):
+            if await self._take(lock):
                 break
             _check_time(name, began, timeout)
             await asyncio.sleep(wait_s)
@@ -223,6 +233,17 @@ class Cache:
             yield lock
         finally:
             await self._off(lock.release)
+
+    async def _take(self, lock: Lock) -> bool:
+        """Take a lock; a coroutine that is cancelled meanwhile leaves none behind."""
+        taking = asyncio.ensure_future(self._off(lock.take))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait([taking])
+            if not taking.exception() and taking.result():
+                await self._off(lock.release)
+            raise
 
     async def _off(self, action: Callable[[], T]) -> T:
         """Call here what takes microseconds, and in a thread what goes over a network."""
@@ -234,13 +255,18 @@ class Cache:
 
 
 def _name(key: str) -> bytes:
+    if not isinstance(key, str):
+        raise TypeError(f"{key!r} is no key: a key is text")
     name = key.encode()
-    if not name or name.startswith(b"\0") or len(name) > MAX_KEY_BYTES - len(_LOCK) - 11:
+    if not name or name.startswith(OWN) or len(name) > MAX_KEY_BYTES - len(_LOCK) - 11:
         raise ValueError(f"{key[:40]!r} is no key: 1 to {MAX_KEY_BYTES - len(_LOCK) - 11} bytes")
     return name
 
 
 def _is_over(ttl: float | None) -> bool:
+    """Tell whether a time to live is over at once. Raises ValueError for one that is no number."""
+    if ttl is not None and math.isnan(ttl):
+        raise ValueError(f"ttl is a number of seconds, not {ttl}")
     return ttl is not None and ttl <= 0
 
 

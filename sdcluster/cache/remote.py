@@ -3,13 +3,20 @@
 What Redis has no command for is a script, which it runs as one.
 """
 
+import math
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+from sdcluster.cache.store import OWN
 from sdcluster.errors import CacheError, reason_of
 
 TIMEOUT_S = 3.0
 CLEAR_BATCH = 512
+LONGEST_MS = 10**15
+"""Redis refuses a time to live that does not fit its clock."""
 
 _REPLACE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -37,20 +44,20 @@ class RemoteStore:
     is_local = False
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
-        import redis
-
-        self._redis = redis
+        self._redis = _redis()
         self._prefix = prefix.encode()
+        self._where = _without_secrets(url)
         try:
-            self._client: Any = redis.Redis.from_url(
+            self._client: Any = self._redis.Redis.from_url(
                 url.replace("valkey://", "redis://", 1).replace("valkeys://", "rediss://", 1),
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
                 health_check_interval=30,
+                # None: what has no answer may have been done, and one would wait for each.
+                retry=self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
             )
         except ValueError as error:
-            raise CacheError(f"the cache at {url}: {error}") from error
-        self._where = url.rpartition("@")[2]
+            raise CacheError(f"the cache at {self._where}: the URL is wrong") from error
 
     def _run(self, action: Callable[[], T]) -> T:
         try:
@@ -91,10 +98,11 @@ class RemoteStore:
 
     def touch(self, key: bytes, ttl_s: float | None) -> bool:
         """Let a value live from now on for `ttl_s`; tell whether it is there."""
-        if ttl_s is None:
+        ttl_ms = _ms(ttl_s)
+        if ttl_ms is None:
             self._run(lambda: self._client.persist(self._key(key)))
             return bool(self._run(lambda: self._client.exists(self._key(key))))
-        return bool(self._run(lambda: self._client.pexpire(self._key(key), _ms(ttl_s))))
+        return bool(self._run(lambda: self._client.pexpire(self._key(key), ttl_ms)))
 
     def incr(self, key: bytes, delta: int, ttl_s: float | None) -> int | None:
         """Add to a decimal number; None when what is there is no number."""
@@ -111,13 +119,15 @@ class RemoteStore:
         return self._run(incr)
 
     def clear(self, prefix: bytes) -> int:
-        """Remove every key that begins with `prefix`; return how many there were."""
+        """Remove every key that begins with `prefix`, but no lock; return how many there were."""
+        own = self._key(OWN)
 
         def clear() -> int:
             removed = 0
             batch: list[bytes] = []
             for key in self._client.scan_iter(match=_glob(self._key(prefix)), count=CLEAR_BATCH):
-                batch.append(key)
+                if not key.startswith(own):
+                    batch.append(key)
                 if len(batch) == CLEAR_BATCH:
                     removed += self._client.unlink(*batch)
                     batch.clear()
@@ -130,8 +140,28 @@ class RemoteStore:
         self._client.close()
 
 
+def _redis() -> ModuleType:
+    try:
+        import redis
+        import redis.backoff
+        import redis.retry
+    except ImportError as error:
+        raise CacheError(
+            f"a cache in Redis needs redis: {sys.prefix}/bin/pip install redis"
+        ) from error
+    return redis
+
+
+def _without_secrets(url: str) -> str:
+    """Return where it is: no user, and no query, which may have a password too."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def _ms(ttl_s: float | None) -> int | None:
-    return None if ttl_s is None else max(1, round(ttl_s * 1000))
+    if ttl_s is None or math.isinf(ttl_s):
+        return None
+    return min(max(1, round(ttl_s * 1000)), LONGEST_MS)
 
 
 def _glob(prefix: bytes) -> bytes:

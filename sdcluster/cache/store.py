@@ -5,6 +5,8 @@ from typing import Protocol
 
 MAX_KEY_BYTES = 480
 """Below the 511 that LMDB takes, with room for ours."""
+OWN = b"\0"
+"""How the keys of locks begin: `clear` leaves them, and they make room for nothing."""
 
 
 class Store(Protocol):
@@ -42,7 +44,7 @@ class Store(Protocol):
         """
 
     def clear(self, prefix: bytes) -> int:
-        """Remove every key that begins with `prefix`; return how many there were."""
+        """Remove every key that begins with `prefix`, but no lock; return how many there were."""
 
     def close(self) -> None:
         """Release what is held."""
