@@ -43,6 +43,7 @@ PACKAGES = {
     "/usr/lib/*/faketime/libfaketime.so.1": "libfaketime",
     "/usr/bin/setpriv": "util-linux",
     "/usr/bin/systemd-socket-activate": "systemd",
+    "/usr/bin/redis-server": "redis-server",
 }
 """What the tests on this host call, by a file that tells that it is there."""
 

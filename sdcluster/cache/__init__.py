@@ -9,15 +9,19 @@ long as the instance.
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from sdcluster.cache.cache import Cache
+from sdcluster.cache.embedded import DEFAULT_SIZE_MB, EmbeddedStore
 from sdcluster.cache.values import Serializer
-from sdcluster.errors import CacheError
+from sdcluster.errors import CacheError, reason_of
 
 VARIABLE = "SDCLUSTER_CACHE"
+MEMORY = Path("/dev/shm")
+SMALLEST_MB, LARGEST_MB = 0.01, 1_000_000
 
 __all__ = ["Cache", "CacheError", "connect"]
 
@@ -27,21 +31,39 @@ _default: Cache | None = None
 def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
     """Return the cache at a URL, or the instance's own. Raises `CacheError`."""
     name = os.environ.get("SDCLUSTER_INSTANCE", "default")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise CacheError(f"the URL of the cache is wrong: {error}") from error
     if parts.scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
         from sdcluster.cache.remote import RemoteStore
 
         return Cache(RemoteStore(url, prefix=f"sdcluster:{name}:"), serializer=serializer)
     if parts.scheme not in ("", "lmdb"):
-        raise CacheError(f"{url}: a cache is lmdb://, redis://, valkey:// or unix://")
-    from sdcluster.cache.embedded import DEFAULT_SIZE_MB, EmbeddedStore
+        raise CacheError(
+            f"a cache is lmdb://, redis://, valkey:// or unix://, and not {parts.scheme}://"
+        )
+    return Cache(_embedded(parts, name), serializer=serializer)
 
+
+def _embedded(parts: SplitResult, name: str) -> EmbeddedStore:
+    if parts.netloc or (not parts.scheme and parts.path):
+        raise CacheError(f"{parts.geturl()}: an embedded cache is lmdb:///FOLDER, three slashes")
+    size_mb = _size_mb(parts) if parts.query else DEFAULT_SIZE_MB
     folder = Path(unquote(parts.path)) if parts.path else _folder(name)
+    return EmbeddedStore(folder, size_mb=size_mb, owner=name)
+
+
+def _size_mb(parts: SplitResult) -> float:
     try:
-        size_mb = float(parse_qs(parts.query).get("size_mb", [str(DEFAULT_SIZE_MB)])[0])
-    except ValueError as error:
-        raise CacheError(f"{url}: size_mb is a number of megabytes") from error
-    return Cache(EmbeddedStore(folder, size_mb=size_mb, owner=name), serializer=serializer)
+        size_mb = float(parse_qs(parts.query, strict_parsing=True)["size_mb"][0])
+    except (KeyError, ValueError):
+        size_mb = 0.0
+    if not SMALLEST_MB <= size_mb <= LARGEST_MB:
+        raise CacheError(
+            f"{parts.geturl()}: size_mb is a number of megabytes from {SMALLEST_MB} to {LARGEST_MB}"
+        )
+    return size_mb
 
 
 def _folder(name: str) -> Path:
@@ -49,7 +71,16 @@ def _folder(name: str) -> Path:
     given = os.environ.get("RUNTIME_DIRECTORY", "")
     if given:
         return Path(given.split(":")[0]) / "cache"
-    return Path(f"/dev/shm/sdcluster-{os.geteuid()}") / name
+    own = MEMORY / f"sdcluster-{os.geteuid()}"
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        found = own.lstat()
+    except OSError as error:
+        raise CacheError(f"the cache in {own}: {reason_of(error)}") from error
+    # There anybody may make one.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise CacheError(f"the cache in {own}: it is not this user's alone; remove it")
+    return own / name
 
 
 def __getattr__(name: str) -> Any:

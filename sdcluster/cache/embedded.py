@@ -1,25 +1,24 @@
 """The cache of one machine: LMDB on a tmpfs, shared by all processes of an instance.
 
 It survives workers that crash and reloads, and holds up nobody: readers take no lock, and the lock
-of a writer that has died is recovered by the next one. What is too old goes first, then what was
-written first: an entry is a value with its time to live, and a place in the order of writing.
+of a writer that has died is recovered by the next one. What is over goes first, then what was
+written first: an entry is a value with its end, and has a place in the order of writing and one in
+the order of ends.
 
-Sizes are counted here, so that the limit is one of values and keys; the map is larger than that,
-as pages that are being replaced stay until the last reader has gone.
+Sizes are counted here, so that the limit is one of values and keys.
 """
 
-import os
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdcluster.errors import CacheError, reason_of
+from sdcluster.cache.environment import environment
+from sdcluster.cache.store import OWN
+from sdcluster.errors import CacheError
 
 DEFAULT_SIZE_MB = 64
-MAX_READERS = 2048
 LARGEST_SHARE = 4
 """A value may take one such part of the cache."""
 
@@ -28,10 +27,12 @@ _ENTRY = struct.Struct("<dQ")
 _TOTALS = struct.Struct("<QQ")
 """The bytes of all keys and values, and the last place that was given out."""
 _PLACE = struct.Struct(">Q")
+_END = struct.Struct(">dQ")
+"""An end and a place, as bytes that have the order of the numbers."""
 _OVERHEAD_BYTES = 64
 """What an entry takes beside its key and value, about."""
 _SWEEP = 16
-"""Old entries looked at by each write, for those whose time is over."""
+"""Values that are over and are removed by each write, at most."""
 
 T = TypeVar("T")
 
@@ -50,71 +51,8 @@ class EmbeddedStore:
     is_local = True
 
     def __init__(self, path: Path, *, size_mb: float = DEFAULT_SIZE_MB, owner: str = "") -> None:
-        self._path = path
-        self._limit = int(size_mb * 1_000_000)
-        self._owner = owner
-        self._opening = threading.Lock()
-        self._pid = 0
-        self._env: Any = None
-        self._inherited: list[Any] = []
-        self._open()
-
-    # Opening.
-
-    def _open(self) -> None:
-        import lmdb
-
-        self._lmdb = lmdb
-        try:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            env = lmdb.open(
-                str(self._path),
-                map_size=4 * self._limit + 16_000_000,
-                max_dbs=2,
-                max_readers=MAX_READERS,
-                mode=0o600,
-                sync=False,
-                metasync=False,
-            )
-            env.reader_check()
-            self._values = env.open_db(b"values")
-            self._order = env.open_db(b"order")
-            self._env, self._pid = env, os.getpid()
-            self._claim()
-        except (OSError, lmdb.Error) as error:
-            raise CacheError(f"the cache in {self._path}: {_text(error)}") from error
-
-    def _claim(self) -> None:
-        with self._env.begin(write=True) as transaction:
-            owner = transaction.get(b"owner")
-            if owner is None:
-                transaction.put(b"owner", self._owner.encode())
-            elif owner != self._owner.encode():
-                raise CacheError(
-                    f"the cache in {self._path} belongs to {owner.decode()!r}; give "
-                    f"{self._owner!r} a folder of its own"
-                )
-
-    def _environment(self) -> Any:
-        """Return the environment, opened by this process: one must not be used across fork(2)."""
-        if self._pid != os.getpid():
-            with self._opening:
-                if self._pid != os.getpid():
-                    self._reopen()
-        return self._env
-
-    def _reopen(self) -> None:
-        """Open it in a child of the process that opened it before."""
-        inherited = self._env
-        try:
-            self._open()
-        except CacheError as error:
-            if "already open" not in str(error):
-                raise
-            inherited.close()  # A py-lmdb that knows this case closes its own copy only.
-            self._open()
-        else:
-            self._inherited.append(inherited)  # Closed, it would harm the parent's.
+        limit = int(size_mb * 1_000_000)
+        self._environment = environment(path, limit=limit, owner=owner, user=id(self))
 
     # Reading.
 
@@ -132,7 +70,7 @@ class EmbeddedStore:
         return self._run(read, write=False)
 
     def _live(self, transaction: Any, key: bytes) -> bytes | None:
-        entry: bytes | None = transaction.get(key, db=self._values)
+        entry: bytes | None = transaction.get(key, db=self._db(b"values"))
         if entry is None:
             return None
         ends, _ = _ENTRY.unpack_from(entry)
@@ -220,35 +158,41 @@ class EmbeddedStore:
         return self._run(clear)
 
     def _keys(self, transaction: Any, prefix: bytes) -> Iterator[bytes]:
-        with transaction.cursor(db=self._values) as cursor:
-            found = cursor.set_range(prefix) if prefix else cursor.first()
+        with transaction.cursor(db=self._db(b"values")) as cursor:
+            found = cursor.set_range(prefix or b"\0")
             while found and cursor.key().startswith(prefix):
-                yield bytes(cursor.key())
+                if not cursor.key().startswith(OWN):
+                    yield bytes(cursor.key())
                 found = cursor.next()
 
     def _put(self, transaction: Any, key: bytes, value: bytes, ends: float) -> None:
-        size = _size(key, value)
-        if size > self._limit // LARGEST_SHARE:
+        size, limit = _size(key, value), self._environment.limit
+        if size > limit // LARGEST_SHARE:
             raise CacheError(
-                f"a value of {len(value)} bytes; a cache of {self._limit} bytes takes "
-                f"{self._limit // LARGEST_SHARE} at most"
+                f"a value of {len(value)} bytes; a cache of {limit} bytes takes "
+                f"{limit // LARGEST_SHARE} at most, its key included"
             )
         self._remove(transaction, key)
         self._make_room(transaction, size)
-        total, place = self._totals(transaction)
-        transaction.put(key, _ENTRY.pack(ends, place + 1) + value, db=self._values)
-        transaction.put(_PLACE.pack(place + 1), key, db=self._order)
-        transaction.put(b"totals", _TOTALS.pack(total + size, place + 1))
+        total, last = self._totals(transaction)
+        place = last + 1
+        transaction.put(key, _ENTRY.pack(ends, place) + value, db=self._db(b"values"))
+        if not key.startswith(OWN):  # A lock that made room for a value would be none.
+            transaction.put(_PLACE.pack(place), key, db=self._db(b"order"))
+        if ends:
+            transaction.put(_END.pack(ends, place), key, db=self._db(b"ends"))
+        transaction.put(b"totals", _TOTALS.pack(total + size, place))
 
     def _remove(self, transaction: Any, key: bytes) -> None:
-        entry = transaction.get(key, db=self._values)
+        entry = transaction.get(key, db=self._db(b"values"))
         if entry is None:
             return
-        _, place = _ENTRY.unpack_from(entry)
+        ends, place = _ENTRY.unpack_from(entry)
         total, last = self._totals(transaction)
         size = _size(key, entry[_ENTRY.size :])
-        transaction.delete(_PLACE.pack(place), db=self._order)
-        transaction.delete(key, db=self._values)
+        transaction.delete(_PLACE.pack(place), db=self._db(b"order"))
+        transaction.delete(_END.pack(ends, place), db=self._db(b"ends"))
+        transaction.delete(key, db=self._db(b"values"))
         transaction.put(b"totals", _TOTALS.pack(total - size, last))
 
     def _totals(self, transaction: Any) -> tuple[int, int]:
@@ -259,40 +203,62 @@ class EmbeddedStore:
         return total, place
 
     def _make_room(self, transaction: Any, size: int) -> None:
-        """Remove some of what is too old, and then the oldest until `size` bytes fit."""
-        for key in self._oldest(transaction, _SWEEP):
-            if self._live(transaction, key) is None:
-                self._remove(transaction, key)
-        while self._totals(transaction)[0] + size > self._limit:
-            for key in self._oldest(transaction, _SWEEP):
-                self._remove(transaction, key)
+        """Remove some of what is over, and then the oldest until `size` bytes fit."""
+        for _ in range(_SWEEP):
+            key = self._ended(transaction)
+            if key is None:
+                break
+            self._remove(transaction, key)
+        while self._totals(transaction)[0] + size > self._environment.limit:
+            key = self._ended(transaction) or self._oldest(transaction)
+            if key is None:
+                break
+            self._remove(transaction, key)
 
-    def _oldest(self, transaction: Any, count: int) -> list[bytes]:
-        keys: list[bytes] = []
-        with transaction.cursor(db=self._order) as cursor:
-            found = cursor.first()
-            while found and len(keys) < count:
-                keys.append(bytes(cursor.value()))
-                found = cursor.next()
-        return keys
+    def _ended(self, transaction: Any) -> bytes | None:
+        """Return the key of the value that has been over for longest."""
+        with transaction.cursor(db=self._db(b"ends")) as cursor:
+            if not cursor.first() or _END.unpack(cursor.key())[0] > _now():
+                return None
+            return bytes(cursor.value())
+
+    def _oldest(self, transaction: Any) -> bytes | None:
+        with transaction.cursor(db=self._db(b"order")) as cursor:
+            return bytes(cursor.value()) if cursor.first() else None
+
+    # Transactions.
+
+    def _db(self, name: bytes) -> Any:
+        return self._environment.databases[name]
 
     def _run(self, action: Callable[[Any], T], *, write: bool = True) -> T:
+        lmdb = self._environment.lmdb
         try:
-            with self._environment().begin(write=write) as transaction:
-                return action(transaction)
-        except (self._lmdb.Error, OSError) as error:
-            raise CacheError(f"the cache in {self._path}: {_text(error)}") from error
+            for mend in (self._free_readers, self._halve):
+                try:
+                    return self._attempt(action, write)
+                except (lmdb.MapFullError, lmdb.ReadersFullError):
+                    mend()
+            return self._attempt(action, write)
+        except (lmdb.Error, OSError) as error:
+            raise self._environment.error(error) from error
+
+    def _attempt(self, action: Callable[[Any], T], write: bool) -> T:
+        with self._environment.get(id(self)).begin(write=write) as transaction:
+            return action(transaction)
+
+    def _free_readers(self) -> None:
+        """Let go of what processes that have died were reading."""
+        self._environment.get(id(self)).reader_check()
+
+    def _halve(self) -> None:
+        """Make room by force: the pages that are free may be too scattered for a large value."""
+        half = self._environment.limit // 2
+        self._attempt(lambda transaction: self._make_room(transaction, half), write=True)
 
     def close(self) -> None:
-        """Close it for this process."""
-        if self._env is not None and self._pid == os.getpid():
-            self._env.close()
-            self._env, self._pid = None, 0
-
-
-def _text(error: Exception) -> str:
-    """Return what an error says; LMDB's begin with a path and a colon."""
-    return reason_of(error).rpartition(": ")[2]
+        """Close it for this process; it is opened again when it is used."""
+        self._environment.close(id(self))
 
 
 def _size(key: bytes, value: bytes) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from instance import ACTIVATE, Instance
 from program import Program, launched
+from stores import RedisServer, Sharer
 
 HELLO = """
 import os
@@ -25,6 +26,7 @@ async def app(scope, receive, send):
 Start = Callable[..., Instance]
 Launch = Callable[..., Instance]
 Play = Callable[..., Program]
+Share = Callable[..., Sharer]
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +133,26 @@ def play(tmp_path: Path) -> Iterator[Play]:
     for one in programs:
         one.end()
         print(f"--- log of {one.name}\n{one.log()}")
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Share]:
+    """Start a process that shares the cache at a URL: `share(CODE, URL, *WORDS)`."""
+    sharers: list[Sharer] = []
+
+    def begin(code: str, url: str, *words: str, env: Mapping[str, str] | None = None) -> Sharer:
+        sharers.append(Sharer(code, url, tmp_path, *words, env=env))
+        return sharers[-1]
+
+    yield begin
+    for sharer in sharers:
+        sharer.end()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Run a Redis that the tests share; none may stop it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()

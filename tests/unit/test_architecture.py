@@ -47,6 +47,7 @@ BOTH_SIDES = {
 
 ARROWS = {
     # package: (own modules it may import, other packages beside the standard library)
+    "cache": ({"sdcluster.cache", "sdcluster.errors"}, {"lmdb", "redis"}),
     "core": ({"sdcluster.core"}, set()),
     "wire": ({"sdcluster.wire", "sdcluster.errors"}, set()),
     "worker": (

@@ -1,0 +1,217 @@
+"""LMDB's environment in a folder: one for each process, opened anew by a child after fork(2).
+
+Here is who may have a folder, and how it is opened and shared; what is in it, `embedded` says.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sdcluster.errors import CacheError, reason_of
+
+MAX_READERS = 2048
+DATABASES = (b"values", b"order", b"ends")
+
+_LOCK_BYTES = 64 * MAX_READERS + 4096
+"""The size of LMDB's lock file."""
+_SMALLEST_BYTES = 2 * os.sysconf("SC_PAGE_SIZE")
+"""The size of LMDB's data file when nothing is in it."""
+_LIMIT = struct.Struct("<Q")
+
+
+class Environment:
+    """The environment in the folder `path`, which belongs to the instance `owner`.
+
+    `limit` is in bytes of keys and values. Who opens a folder first sets it for all.
+    """
+
+    def __init__(self, path: Path, *, limit: int, owner: str) -> None:
+        self.path = path
+        self.limit = limit
+        self.owner = owner
+        self.lmdb = _lmdb()
+        self.databases: dict[bytes, Any] = {}
+        self.opening = threading.Lock()
+        self._env: Any = None
+        self._pid = 0
+        self._users: set[int] = set()
+        self._inherited: list[Any] = []
+
+    def get(self, user: int) -> Any:
+        """Return it, opened by this process for `user`. Raises `CacheError`."""
+        if self._pid != os.getpid() or user not in self._users:
+            with self.opening:
+                self._users.add(user)
+                if self._pid != os.getpid():
+                    self._reopen()
+        return self._env
+
+    def close(self, user: int) -> None:
+        """Close it for this process when `user` was the last who had it open."""
+        with self.opening:
+            self._users.discard(user)
+            if not self._users and self._pid == os.getpid():
+                self._env.close()
+                self._env, self._pid = None, 0
+
+    def error(self, error: Exception) -> CacheError:
+        """Return what went wrong, with the folder; LMDB's own begin with a path and a colon."""
+        reason = reason_of(error).rpartition(": ")[2]
+        if reason == os.strerror(errno.EIO) and _is_full(self.path):
+            reason = os.strerror(errno.ENOSPC)  # LMDB says EIO when a part was written.
+        return CacheError(f"the cache in {self.path}: {reason}")
+
+    def _reopen(self) -> None:
+        """Open it, maybe in a child of the process that opened it before."""
+        inherited = self._env
+        try:
+            self._open()
+        except CacheError as error:
+            if "already open" not in str(error) or inherited is None:
+                raise
+            inherited.close()  # A py-lmdb that knows this case closes its own copy only.
+            self._open()
+        else:
+            if inherited is not None:
+                self._inherited.append(inherited)  # Closed, it would harm the parent's.
+
+    def _open(self) -> None:
+        try:
+            self._prepare()
+            env = self._opened_or_made()
+            try:
+                limit = self._claim(env)
+                if limit != self.limit:
+                    self.limit = limit  # All processes have a map of the same size.
+                    env.close()
+                    env = self._opened()
+                env.reader_check()
+                self.databases = {name: env.open_db(name) for name in DATABASES}
+            except BaseException:
+                env.close()
+                raise
+        except (OSError, self.lmdb.Error) as error:
+            raise self.error(error) from error
+        self._env, self._pid = env, os.getpid()
+
+    def _prepare(self) -> None:
+        """Make the folder, and the lock file in its full size.
+
+        LMDB maps that file and writes to the map: in a file system without room, SIGBUS would end
+        the process.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        uid = self.path.stat().st_uid
+        if uid != os.geteuid():
+            raise CacheError(
+                f"the cache in {self.path}: the folder belongs to the user {uid}, and this process "
+                f"runs as {os.geteuid()}"
+            )
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(self.path / "lock.mdb", flags, 0o600)
+        try:
+            os.posix_fallocate(lock, 0, _LOCK_BYTES)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        finally:
+            os.close(lock)
+
+    def _opened_or_made(self) -> Any:
+        """Open it; where a full file system has let it be made by half, make it anew."""
+        try:
+            return self._opened()
+        except self.lmdb.InvalidError:
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)  # Until it is made: another may see that too.
+                data = self.path / "data.mdb"
+                if data.stat().st_size >= _SMALLEST_BYTES:
+                    raise
+                os.truncate(data, 0)
+                return self._opened()
+            finally:
+                os.close(folder)
+
+    def _opened(self) -> Any:
+        # The map is larger than what is in it: pages that are being replaced stay until the last
+        # reader has gone, and are not filled to the last byte.
+        return self.lmdb.open(
+            str(self.path),
+            map_size=4 * self.limit + 16_000_000,
+            max_dbs=len(DATABASES),
+            max_readers=MAX_READERS,
+            mode=0o600,
+            sync=False,
+            metasync=False,
+        )
+
+    def _claim(self, env: Any) -> int:
+        """Make it the owner's if it is nobody's, and return its limit."""
+        with env.begin(write=True) as transaction:
+            owner = transaction.get(b"owner")
+            if owner is None:
+                transaction.put(b"owner", self.owner.encode())
+                transaction.put(b"limit", _LIMIT.pack(self.limit))
+                return self.limit
+            _check_owner(self.path, owner.decode(), self.owner)
+            return int(_LIMIT.unpack(transaction.get(b"limit"))[0])
+
+
+_environments: dict[Path, Environment] = {}
+_finding = threading.Lock()
+
+
+def environment(path: Path, *, limit: int, owner: str, user: int) -> Environment:
+    """Return the environment of a folder, opened for `user`. Raises `CacheError`.
+
+    LMDB wants one for each process, so that all who ask for a folder have the same.
+    """
+    path = Path(os.path.realpath(path))
+    with _finding:
+        found = _environments.get(path) or Environment(path, limit=limit, owner=owner)
+        _check_owner(path, found.owner, owner)
+        found.get(user)
+        _environments[path] = found
+    return found
+
+
+def _check_owner(path: Path, owner: str, asking: str) -> None:
+    if owner != asking:
+        raise CacheError(
+            f"the cache in {path} belongs to {owner!r}; give {asking!r} a folder of its own"
+        )
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return os.statvfs(path).f_bavail < 64
+    except OSError:
+        return False
+
+
+def _lmdb() -> ModuleType:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise CacheError(
+            f"the embedded cache needs lmdb: {sys.prefix}/bin/pip install lmdb"
+        ) from error
+    return lmdb
+
+
+def _renew_locks() -> None:
+    """Have locks that are free in a child, whatever a thread of its parent was about to do."""
+    global _finding
+    _finding = threading.Lock()
+    for one in _environments.values():
+        one.opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
