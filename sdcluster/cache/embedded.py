@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdcluster.cache.environment import environment
+from sdcluster.cache.environment import GATE, environment
 from sdcluster.cache.store import OWN
 from sdcluster.errors import CacheError
 
@@ -244,12 +244,13 @@ class EmbeddedStore:
             raise self._environment.error(error) from error
 
     def _attempt(self, action: Callable[[Any], T], write: bool) -> T:
-        with self._environment.get(id(self)).begin(write=write) as transaction:
+        with GATE, self._environment.get(id(self)).begin(write=write) as transaction:
             return action(transaction)
 
     def _free_readers(self) -> None:
         """Let go of what processes that have died were reading."""
-        self._environment.get(id(self)).reader_check()
+        with GATE:
+            self._environment.get(id(self)).reader_check()
 
     def _halve(self) -> None:
         """Make room by force: the pages that are free may be too scattered for a large value."""

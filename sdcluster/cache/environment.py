@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sdcluster.cache.gate import Gate
 from sdcluster.errors import CacheError, reason_of
 
 MAX_READERS = 2048
@@ -44,7 +45,10 @@ class Environment:
         self._inherited: list[Any] = []
 
     def get(self, user: int) -> Any:
-        """Return it, opened by this process for `user`. Raises `CacheError`."""
+        """Return it, opened by this process for `user`, who stands in the gate.
+
+        Raises `CacheError`.
+        """
         if self._pid != os.getpid() or user not in self._users:
             with self.opening:
                 self._users.add(user)
@@ -54,7 +58,7 @@ class Environment:
 
     def close(self, user: int) -> None:
         """Close it for this process when `user` was the last who had it open."""
-        with self.opening:
+        with GATE, self.opening:
             self._users.discard(user)
             if not self._users and self._pid == os.getpid():
                 self._env.close()
@@ -147,6 +151,8 @@ class Environment:
             map_size=4 * self.limit + 16_000_000,
             max_dbs=len(DATABASES),
             max_readers=MAX_READERS,
+            # A kept one has a place in the lock file, and a child would free that of its parent.
+            max_spare_txns=0,
             mode=0o600,
             sync=False,
             metasync=False,
@@ -164,6 +170,9 @@ class Environment:
             return int(_LIMIT.unpack(transaction.get(b"limit"))[0])
 
 
+GATE = Gate()
+"""Whoever uses an environment stands in it."""
+
 _environments: dict[Path, Environment] = {}
 _finding = threading.Lock()
 
@@ -174,7 +183,7 @@ def environment(path: Path, *, limit: int, owner: str, user: int) -> Environment
     LMDB wants one for each process, so that all who ask for a folder have the same.
     """
     path = Path(os.path.realpath(path))
-    with _finding:
+    with GATE, _finding:
         found = _environments.get(path) or Environment(path, limit=limit, owner=owner)
         _check_owner(path, found.owner, owner)
         found.get(user)
@@ -214,4 +223,4 @@ def _renew_locks() -> None:
         one.opening = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+GATE.guard(_renew_locks)

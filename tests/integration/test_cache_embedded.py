@@ -142,6 +142,7 @@ def test_process_that_is_stopped_holds_up_nobody(url: str, cache: Cache, share: 
 
 FORKS = """
 cache.set("key", "parent's")
+assert cache.get("key") == "parent's"
 children = []
 for number in range(4):
     pid = os.fork()
@@ -155,6 +156,7 @@ for _ in range(200):
     cache.incr("n")
 for pid in children:
     assert os.waitpid(pid, 0)[1] == 0
+assert cache.get("key") == "parent's"
 cache.incr("n", 5)
 with cache.lock("lock", timeout=1):
     pid = os.fork()
@@ -185,6 +187,7 @@ def use():
     while not ended.is_set():
         other = module.connect(sys.argv[1])
         other.incr("n")
+        assert other.get("n") > 0
         other.close()
 threads = [threading.Thread(target=use) for _ in range(3)]
 for thread in threads:
