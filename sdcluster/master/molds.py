@@ -275,9 +275,9 @@ def _environment(config: Config, user: pwd.struct_passwd | None) -> dict[str, st
 
 
 def _engine_path() -> tuple[str, ...]:
-    """Return the folders that hold the HTTP engine of the master's own environment."""
+    """Return the folders that hold the HTTP engine and the cache's of the master's environment."""
     folders: dict[str, None] = {}
-    for name in frames.ENGINE_PACKAGES:
+    for name in (*frames.ENGINE_PACKAGES, *frames.CACHE_PACKAGES):
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)

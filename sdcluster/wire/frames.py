@@ -28,7 +28,9 @@ ENGINE_PACKAGES = (
     *("uvicorn", "h11", "click", "httptools", "uvloop", "a2wsgi", "websockets"),
     *("wsproto", "typing_extensions", "asgiref"),
 )
-"""All that a mold may take from `Prepare.engine_path`: the HTTP engine and what it imports."""
+"""What a mold may take from `Prepare.engine_path`: the HTTP engine and what it imports."""
+CACHE_PACKAGES = ("lmdb", "redis", "async_timeout", "deprecated", "wrapt", "packaging")
+"""And what `sdcluster.cache` imports, with what Debian's redis-py does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

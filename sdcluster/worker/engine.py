@@ -1,4 +1,4 @@
-"""Finds the HTTP engine: in the app's own environment, or else sdcluster's beside it."""
+"""Finds the HTTP engine and what the cache needs: the app's own, or else sdcluster's."""
 
 import importlib
 import importlib.machinery
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from sdcluster.errors import AppError
-from sdcluster.wire.frames import ENGINE_PACKAGES, Prepare
+from sdcluster.wire.frames import CACHE_PACKAGES, ENGINE_PACKAGES, Prepare
 
 
-class _EngineFinder:
-    """Finds the engine's packages, and these alone, in folders the interpreter does not search."""
+class _Finder:
+    """Finds some packages, and these alone, in folders the interpreter does not search."""
 
-    def __init__(self, folders: Sequence[str]) -> None:
+    def __init__(self, packages: Sequence[str], folders: Sequence[str]) -> None:
+        self._packages = frozenset(packages)
         self._folders = list(folders)
 
     def find_spec(
@@ -23,7 +24,7 @@ class _EngineFinder:
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if path is None and fullname in ENGINE_PACKAGES:
+        if path is None and fullname in self._packages:
             return importlib.machinery.PathFinder.find_spec(fullname, self._folders, target)
         return None
 
@@ -31,7 +32,7 @@ class _EngineFinder:
 def find(prepare: Prepare) -> None:
     """Import uvicorn and its fast parts where they are. Raises `AppError` if there is none.
 
-    Done in the mold, so that the workers share it.
+    Done in the mold, so that the workers share it. What the cache needs is found when it is used.
     """
     ours = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("uvicorn") is None:
@@ -40,7 +41,9 @@ def find(prepare: Prepare) -> None:
                 f"{sys.prefix} has no uvicorn and runs Python {ours}, while sdcluster's own is "
                 f"for Python {prepare.engine_python}: {sys.prefix}/bin/pip install uvicorn"
             )
-        sys.meta_path.append(_EngineFinder(prepare.engine_path))
+        sys.meta_path.append(_Finder(ENGINE_PACKAGES, prepare.engine_path))
+    if ours == prepare.engine_python:
+        sys.meta_path.append(_Finder(CACHE_PACKAGES, prepare.engine_path))
     for name in ("uvicorn.config", "uvicorn.server", "uvicorn.lifespan.on"):
         importlib.import_module(name)
     for name in ("uvloop", "httptools", "uvicorn.protocols.http.h11_impl", "h11", "websockets"):

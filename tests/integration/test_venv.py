@@ -50,6 +50,24 @@ def app(environ, start_response):
     return [b"wsgi"]
 """
 
+CACHING = """
+import importlib.util
+import json
+import sys
+
+from sdcluster import cache
+
+def app(environ, start_response):
+    told = {"count": cache.incr("n"), "prefix": sys.prefix}
+    told["found"] = {
+        name: importlib.util.find_spec(name).origin for name in ("lmdb", "uvicorn", "redis")
+    }
+    body = json.dumps(told).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+"""An app that counts in the shared cache, and tells where it is from."""
+
 MakeVenv = Callable[..., Path]
 
 
@@ -230,3 +248,36 @@ def test_interpreter_that_cannot_be_executed_is_told(start: Start, tmp_path: Pat
     assert instance.wait(10) == EX_SOFTWARE
     python = f"{tmp_path}/venv/bin/python"
     assert f"cannot start: cannot execute {python}: Exec format error" in instance.log()
+
+
+@pytest.mark.parametrize("packages", [(), ("uvicorn==0.17.6",)], ids=["bare", "own-engine"])
+def test_virtualenv_without_lmdb_has_the_cache_of_sdcluster(
+    start: Start,
+    make_venv: MakeVenv,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    packages: tuple[str, ...],
+) -> None:
+    """The package that is beside sdcluster is used, whichever engine the app has."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    venv = make_venv(OURS, *packages)
+    instance = start(CACHING, config=config(venv))
+    told = json.loads(fetch(instance.address).body)
+    assert told["prefix"] == str(venv)
+    assert not told["found"]["lmdb"].startswith(str(venv))
+    assert not told["found"]["redis"].startswith(str(venv))
+    assert told["found"]["uvicorn"].startswith(str(venv)) == bool(packages)
+    assert told["count"] == 1
+    assert instance.reload().returncode == 0
+    assert json.loads(fetch(instance.address).body)["count"] == 2
+
+
+def test_another_python_without_lmdb_is_told_what_to_install(
+    start: Start, make_venv: MakeVenv
+) -> None:
+    """That of sdcluster's Python is not for another one; the message has the command."""
+    venv = make_venv(OTHER, "uvicorn")
+    source = "from sdcluster import cache\ncache.incr('n')\n" + TELLING
+    instance = start(source, config=config(venv), wait=False)
+    assert instance.wait(10) == EX_SOFTWARE
+    assert f"the embedded cache needs lmdb: {venv}/bin/pip install lmdb" in instance.log()
