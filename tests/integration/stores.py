@@ -41,6 +41,8 @@ class RedisServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         self._command = [found, "--port", str(self.port), "--bind", "127.0.0.1"]
+        self.socket = folder / "redis.sock"
+        self._command += ["--unixsocket", str(self.socket)]
         self._command += ["--save", "", "--appendonly", "no", "--dir", str(folder)]
         self._process: subprocess.Popen[bytes] | None = None
 
