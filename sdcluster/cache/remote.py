@@ -47,11 +47,13 @@ class RemoteStore:
         self._redis = _redis()
         self._prefix = prefix.encode()
         self._where = _without_secrets(url)
+        # For a socket's path an older redis-py takes no such time-out; the kernel answers at once.
+        connecting = {} if url.startswith("unix:") else {"socket_connect_timeout": TIMEOUT_S}
         try:
             self._client: Any = self._redis.Redis.from_url(
                 url.replace("valkey://", "redis://", 1).replace("valkeys://", "rediss://", 1),
                 socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
+                **connecting,
                 health_check_interval=30,
                 # None: what has no answer may have been done, and one would wait for each.
                 retry=self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
