@@ -20,6 +20,8 @@ RUNTIME = (
     "python3",
     "python3-click",
     "python3-httptools",
+    "python3-lmdb",
+    "python3-redis",
     "python3-rich",
     "python3-sdnotify",
     "python3-systemd",

@@ -4,8 +4,8 @@
     users = cache.get_or_set("users", count_users, ttl=10)    # one worker asks, all others wait
 
 Where it is, SDCLUSTER_CACHE says: `lmdb:///FOLDER?size_mb=64`, or a URL of Redis or Valkey
-(`redis://HOST`, `valkey://HOST`, `unix:///PATH`). Without, it is embedded, in memory, and lives as
-long as the instance.
+(`redis://HOST`, `valkey://HOST`, `unix:///PATH`). Without, it is embedded, in memory, and goes with
+the service; an instance that was not started by systemd finds it again.
 """
 
 import os
