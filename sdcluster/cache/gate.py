@@ -17,11 +17,17 @@ class Gate:
     """Open for any number of transactions at once, each a `with`, and closed by a fork."""
 
     def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
+        self._forks = 0
 
     def __enter__(self) -> None:
         with self._changed:
+            while self._forks:
+                self._changed.wait()
             self._inside += 1
 
     def __exit__(
@@ -37,15 +43,20 @@ class Gate:
     def guard(self, renew: Callable[[], None]) -> None:
         """Hold it at each fork(2) of this process from now on, and call `renew` in the child."""
 
-        def close() -> None:
-            self._changed.acquire()
-            self._changed.wait_for(lambda: self._inside == 0, LONGEST_WAIT_S)
-
-        def begin() -> None:
-            self._inside = 0
+        def begin_in_child() -> None:
+            self._renew()  # Who waits at the parent's is not here.
             renew()
-            self._changed.release()
 
         os.register_at_fork(
-            before=close, after_in_parent=self._changed.release, after_in_child=begin
+            before=self._close, after_in_parent=self._open, after_in_child=begin_in_child
         )
+
+    def _close(self) -> None:
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: self._inside <= 0, LONGEST_WAIT_S)
+
+    def _open(self) -> None:
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
