@@ -611,3 +611,27 @@ def test_coroutine_that_is_cancelled_leaves_no_lock(cache: Cache) -> None:
             pass
 
     asyncio.run(use())
+
+
+def test_others_go_on_when_the_coroutine_that_makes_it_is_cancelled(cache: Cache) -> None:
+    """At once: it lets the lock go."""
+
+    async def use() -> None:
+        begun = asyncio.Event()
+
+        async def hang() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def make() -> int:
+            return 5
+
+        hanging = asyncio.create_task(cache.aget_or_set("key", hang))
+        await begun.wait()
+        waiting = asyncio.create_task(cache.aget_or_set("key", make))
+        hanging.cancel()
+        assert await asyncio.wait_for(waiting, 5) == 5
+        with pytest.raises(asyncio.CancelledError):
+            await hanging
+
+    asyncio.run(use())
