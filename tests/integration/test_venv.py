@@ -273,9 +273,10 @@ def test_virtualenv_without_lmdb_has_the_cache_of_sdcluster(
 
 
 def test_another_python_without_lmdb_is_told_what_to_install(
-    start: Start, make_venv: MakeVenv
+    start: Start, make_venv: MakeVenv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That of sdcluster's Python is not for another one; the message has the command."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     venv = make_venv(OTHER, "uvicorn")
     source = "from sdcluster import cache\ncache.incr('n')\n" + TELLING
     instance = start(source, config=config(venv), wait=False)
