@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from handing import Master
+from unit.descriptors import none_leaked
+from unit.master.test_channels import room_for
 from waiting import wait_until
 
 from sdcluster.wire import channel
 from sdcluster.wire.scoreboard import Field
 from sdcluster.worker.handed import HandedListener
-from unit.descriptors import none_leaked
-from unit.master.test_channels import room_for
-from unit.worker.master import Master
 
 DEADLINE_S = 10.0
 

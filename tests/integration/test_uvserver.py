@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from handing import Master
+from unit.descriptors import none_leaked
 
 from sdcluster.worker import uvserver
-from unit.descriptors import none_leaked
-from unit.worker.master import Master
 
 uvloop = pytest.importorskip("uvloop")
 
