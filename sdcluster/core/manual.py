@@ -135,8 +135,7 @@ class Manual:
             case ev.WorkerReady(worker):
                 self._online(worker)
             case ev.WorkerFailed(worker, reason) | ev.WorkerOffended(worker, reason):
-                if worker in self.workers:
-                    self.workers[worker].failure = reason
+                self._failed(worker, reason)
             case ev.WorkerStopping(worker):
                 self._leave(worker, ExitReason.ITSELF)
             case ev.WorkerExited(worker, status) | ev.ForkFailed(worker, status):
@@ -200,6 +199,10 @@ class Manual:
         if one is not None and one.stage is Stage.FORKED:
             one.stage = Stage.ONLINE
             self._actions.append(Announce(worker, Stage.ONLINE))
+
+    def _failed(self, worker: WorkerId, reason: str) -> None:
+        if worker in self.workers:
+            self.workers[worker].failure = reason
 
     def _mark(self, worker: WorkerId, reason: ExitReason) -> None:
         one = self.workers.get(worker)

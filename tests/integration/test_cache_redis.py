@@ -81,7 +81,7 @@ def test_value_of_another_program_is_told(redis_server: RedisServer) -> None:
     """It is no value of ours; a number is, whoever wrote it."""
     import redis
 
-    with redis.Redis(port=redis_server.port) as client:
+    with redis.Redis(host="127.0.0.1", port=redis_server.port) as client:
         client.set("sdcluster:default:text", "text")
         client.set("sdcluster:default:number", "17")
         client.lpush("sdcluster:default:list", "1")

@@ -371,3 +371,18 @@ def test_rules_hold_whatever_happens() -> None:
             program.stop()
         except (AssertionError, KeyError) as error:
             pytest.fail(f"seed {seed}: {error!r}\n{program.story()}")
+
+
+def test_changed_drain_time_counts_for_who_leaves_next() -> None:
+    """A new drain time-out is for those who are told to leave after it."""
+    drive = Drive()
+    drive.tell(ForkWanted(WorkerId(1)), mold_ready(1), ready(1))
+    drive.tell(SettingsChanged(drain_timeout_s=1.0), LeaveWanted(WorkerId(1)))
+    assert drive.deadline_in() == 1.0 + KILL_GRACE_S
+
+
+def test_what_is_said_of_a_worker_that_is_gone_is_passed_over() -> None:
+    """Its last words may be read after its end."""
+    drive = Drive()
+    assert drive.tell(offended(1)) == []
+    assert drive.manual.workers == {}
