@@ -4,10 +4,12 @@ The service's master has a loop of its own (`master.loop`), which runs nothing o
 program that uses the library has asyncio's, on which its handlers run as well.
 """
 
-import asyncio
 import select
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio  # Not at run time: the service's master has no use for its megabytes.
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -42,7 +44,7 @@ class EventLoop(Protocol):
 class AsyncLoop:
     """An `EventLoop` that is asyncio's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
         self._loop = loop
 
     def time(self) -> float:
