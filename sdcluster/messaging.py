@@ -2,12 +2,12 @@
 
 import array
 import errno
-import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sdcluster.descriptors import attached, close_all, duplicates, space
 from sdcluster.errors import ProtocolError
 from sdcluster.loops import READ, WRITE, EventLoop, Timer
 from sdcluster.wire import messages
@@ -26,7 +26,7 @@ NO_ROOM_RETRY_S = 0.05
 _NO_ROOM = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 _CHUNK_BYTES = 64 * 1024
 _READS_PER_TURN = 8
-_ANCILLARY_BYTES = socket.CMSG_SPACE(64 * array.array("i").itemsize)
+_ANCILLARY_BYTES = space(64)
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class Messenger:
             raise BlockingIOError(f"{self._waiting_bytes} bytes wait to be read already")
         if descriptors and self._waiting_descriptors + len(descriptors) > LIMIT_DESCRIPTORS:
             raise BlockingIOError(f"{self._waiting_descriptors} descriptors wait already")
-        self._append(data, _duplicates(descriptors))
+        self._append(data, duplicates(descriptors))
         if self._waiting_bytes == len(data):  # Else the queue is being waited for already.
             self._flush()
             self._require_reader()
@@ -139,7 +139,7 @@ class Messenger:
                 return
             self._waiting_bytes -= sent
             self._waiting_descriptors -= len(piece.descriptors)
-            _close_all(piece.descriptors)
+            close_all(piece.descriptors)
             del piece.data[:sent]
             if not piece.data:
                 self._queue.popleft()
@@ -177,10 +177,7 @@ class Messenger:
             return False
         except OSError:
             data, ancillary, flags = b"", [], 0
-        for _, _, more in ancillary:
-            fds = array.array("i")
-            fds.frombytes(more[: len(more) - len(more) % fds.itemsize])
-            self._descriptors.extend(fds)
+        self._descriptors.extend(attached(ancillary))
         if not data:
             self._end("")
             return False
@@ -217,7 +214,7 @@ class Messenger:
 
     def _drop_queue(self) -> None:
         for piece in self._queue:
-            _close_all(piece.descriptors)
+            close_all(piece.descriptors)
         self._queue.clear()
         self._waiting_bytes = self._waiting_descriptors = 0
 
@@ -230,27 +227,10 @@ class Messenger:
         if self._retry is not None:
             self._retry.cancel()
         self._drop_queue()
-        _close_all(self._descriptors)
+        close_all(self._descriptors)
         self._sock.close()
 
 
 def _check_arrived(flags: int) -> None:
     if flags & socket.MSG_CTRUNC:
         raise ProtocolError("descriptors did not arrive")
-
-
-def _duplicates(descriptors: Iterable[int]) -> list[int]:
-    """Return a duplicate of each. Raises OSError, and leaves none then."""
-    made: list[int] = []
-    try:
-        for fd in descriptors:
-            made.append(os.dup(fd))
-    except OSError:
-        _close_all(made)
-        raise
-    return made
-
-
-def _close_all(descriptors: "list[int] | deque[int]") -> None:
-    while descriptors:
-        os.close(descriptors.pop())

@@ -1,4 +1,4 @@
-"""What the kernel has and knows of the own process: prctl(2), the title, descriptors, stderr.
+"""What the kernel has and knows of the own process: prctl(2), the title, where stderr goes.
 
 Used by the master and by the workers; it needs the standard library alone.
 """
@@ -63,17 +63,6 @@ def set_name(name: str) -> None:
     """Name the process for the kernel, in at most 15 bytes: what top(1) and /proc/PID/comm show."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
-
-
-def require_descriptors(count: int, *, like: int) -> None:
-    """Make sure that `count` descriptors can be opened; `like` is one. Raises OSError (EMFILE)."""
-    spare: list[int] = []
-    try:
-        for _ in range(count):
-            spare.append(os.dup(like))
-    finally:
-        for fd in spare:
-            os.close(fd)
 
 
 def stderr_is_journal() -> bool:

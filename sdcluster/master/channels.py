@@ -11,12 +11,12 @@ import os
 import socket
 from collections.abc import Sequence
 
-from sdcluster import process
+from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
 from sdcluster.wire import channel, notify
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
 
-_ANCILLARY_BYTES = socket.CMSG_SPACE(channel.MAX_CONNECTIONS_PER_FRAME * array.array("i").itemsize)
+_ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 SENSELESS = 1 << 32
 """More than any worker is given: it gets nothing more."""
 
@@ -106,7 +106,7 @@ class WorkerChannel:
             )
         except (BlockingIOError, ConnectionResetError):
             return None
-        close_descriptors(ancillary)
+        descriptors.close_all(descriptors.attached(ancillary))
         if flags & socket.MSG_TRUNC:
             raise ProtocolError(f"notification of more than {notify.MAX_DATAGRAM_BYTES} bytes")
         if not data:
@@ -160,7 +160,7 @@ class Untaken:
         count = self.next_count()
         if not count:
             return []
-        process.require_descriptors(count, like=self._end.fileno())
+        descriptors.require(count, like=self._end.fileno())
         return self._receive()
 
     def _receive(self) -> list[int]:
@@ -168,22 +168,8 @@ class Untaken:
         _, ancillary, _, _ = self._end.recvmsg(
             channel.MAX_CONNECTIONS_PER_FRAME, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
         )
-        return _descriptors(ancillary)
+        return descriptors.attached(ancillary)
 
     def close(self) -> None:
         """Close it, and with it the connections that are still in there."""
         self._end.close()
-
-
-def close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:
-    """Close descriptors that nobody asked for."""
-    for fd in _descriptors(ancillary):
-        os.close(fd)
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return fds.tolist()

@@ -12,8 +12,9 @@ from pathlib import Path
 from sdcluster import runtime
 from sdcluster.address import Address
 from sdcluster.errors import ListenError, ProtocolError, reason_of
+from sdcluster.loops import READ, WRITE
 from sdcluster.master.listeners import Listener, bind
-from sdcluster.master.loop import READ, WRITE, Loop, Timer
+from sdcluster.master.loop import Loop, Timer
 from sdcluster.runtime import peer_uid
 from sdcluster.wire import varlink
 

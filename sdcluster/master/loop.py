@@ -12,8 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 
-READ = select.EPOLLIN
-WRITE = select.EPOLLOUT
+from sdcluster.loops import READ
 
 
 class Timer:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdcluster.config import Config, python
+from sdcluster.descriptors import close_all, duplicates
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.master.systemd import PRIVATE_ENVIRONMENT
 from sdcluster.wire import frames
@@ -128,7 +129,7 @@ class Mold:
         is pending fails when it is reaped, which tells the true reason.
         """
         if self._queue or not self._send(order, descriptors):
-            self._queue.append(_QueuedOrder(order, _duplicates(descriptors)))
+            self._queue.append(_QueuedOrder(order, duplicates(descriptors)))
 
     def send_queued(self) -> list[frames.ForkFailed]:
         """Send what waited for answers, as far as it may be sent. Return what never can be."""
@@ -216,24 +217,10 @@ class _QueuedOrder:
     """An order that waits, with descriptors of its own: the originals may be closed by then."""
 
     order: frames.Fork
-    descriptors: Sequence[int]
+    descriptors: list[int]
 
     def close(self) -> None:
-        for fd in self.descriptors:
-            os.close(fd)
-
-
-def _duplicates(descriptors: Sequence[int]) -> list[int]:
-    """Return a duplicate of each. Raises OSError, and leaves none then."""
-    made: list[int] = []
-    try:
-        for fd in descriptors:
-            made.append(os.dup(fd))
-    except OSError:
-        for fd in made:
-            os.close(fd)
-        raise
-    return made
+        close_all(self.descriptors)
 
 
 def _interface(config: Config) -> str:

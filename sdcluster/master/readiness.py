@@ -5,8 +5,8 @@ import socket
 import struct
 from pathlib import Path
 
+from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
-from sdcluster.master.channels import close_descriptors
 from sdcluster.wire import notify
 
 _CREDENTIALS = 3 * 4  # struct ucred: pid, uid, gid, see unix(7).
@@ -42,7 +42,7 @@ class NotifySocket:
             )
         except BlockingIOError:
             return None
-        close_descriptors(ancillary)
+        descriptors.close_all(descriptors.attached(ancillary))
         if _sender_uid(ancillary) not in (0, os.geteuid()):
             raise ProtocolError("notification from another user")
         if flags & socket.MSG_TRUNC:

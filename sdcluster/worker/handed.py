@@ -6,7 +6,6 @@ is not the channel but an epoll(7) that watches it: when no more connections wil
 is at its end, and ready to be read for ever; it is taken out, and nobody is woken any more.
 """
 
-import array
 import errno
 import mmap
 import os
@@ -16,15 +15,16 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-from sdcluster import process
+from sdcluster import descriptors
 from sdcluster.wire import channel
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
 from sdcluster.worker import uvserver
 from sdcluster.worker.intake import tell
+from sdcluster.worker.listener import ClusterListener
 
-_ANCILLARY_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
+_ANCILLARY_BYTES = descriptors.space(1)
 
 
 class Counts:
@@ -130,10 +130,8 @@ class Connection(socket.socket):
         self._gone()
 
 
-class HandedListener(socket.socket):
-    """A listener of the cluster's. `close` closes it for this worker."""
-
-    _on_closed: Callable[[], None] | None = None
+class HandedListener(ClusterListener):
+    """A listener whose connections come from the master."""
 
     def __init__(
         self,
@@ -168,9 +166,6 @@ class HandedListener(socket.socket):
         """Return what it is bound to."""
         return self._name
 
-    def listen(self, backlog: int = 0, /) -> None:
-        """Do nothing: the master listens."""
-
     def settimeout(self, value: float | None, /) -> None:
         """As of any socket."""
         super().settimeout(value)
@@ -190,14 +185,14 @@ class HandedListener(socket.socket):
         the listener is ready may wait for something else.
         """
         while True:
-            process.require_descriptors(1, like=self.fileno())  # Or the connection would be lost.
+            descriptors.require(1, like=self.fileno())  # Or the connection would be lost.
             data, fds, has_waited = self._receive()
             if not data:
                 self._be_silent()
                 if not has_waited:
                     raise ConnectionAbortedError(errno.ECONNABORTED, "no connections will come")
             elif data != channel.CONNECTION:
-                _close_all(fds)
+                descriptors.close_all(fds)
             elif (accepted := self._take(fds)) is not None:
                 return accepted
 
@@ -218,7 +213,7 @@ class HandedListener(socket.socket):
             text = f"{os.strerror(errno.EMFILE)}: a connection was lost"
             raise OSError(errno.EMFILE, text)
         connection = Connection(fds[0], self._counts)
-        _close_all(fds[1:])
+        descriptors.close_all(fds[1:])
         try:
             return connection, connection.getpeername()
         except OSError:
@@ -235,34 +230,12 @@ class HandedListener(socket.socket):
                 self._epoll.unregister(self._channel)
                 self._silence = silence
 
-    def dup(self) -> NoReturn:
-        """Raise OSError: the master knows of one listener."""
-        raise OSError(errno.EOPNOTSUPP, "a listener of the cluster's cannot be duplicated")
-
-    def detach(self) -> int:
-        """As of any socket; the descriptor is of no use, and the listener is closed."""
-        fd = super().detach()
-        self._gone()
-        return fd
-
-    def _real_close(self) -> None:
-        super()._real_close()  # type: ignore[misc]
-        self._gone()
-
-    def __del__(self) -> None:
-        super().__del__()  # type: ignore[misc]  # Warns of what was not closed, and closes it.
-        self._gone()
-
-    def _gone(self) -> None:
-        on_closed, self._on_closed = self._on_closed, None
-        if on_closed is None:
-            return
+    def _release(self) -> None:
         self._epoll.close()
         self._channel.close()
         if self._silence is not None:
             self._silence.close()
         self._counts.close()
-        on_closed()
 
 
 def _receive(source: socket.socket, flags: int) -> tuple[bytes, list[int]]:
@@ -273,12 +246,4 @@ def _receive(source: socket.socket, flags: int) -> tuple[bytes, list[int]]:
             )
         except ConnectionResetError:
             continue  # The master died with something unread, which is told once; the end follows.
-        fds = array.array("i")
-        for _, _, more in ancillary:
-            fds.frombytes(more[: len(more) - len(more) % fds.itemsize])
-        return data, fds.tolist()
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for fd in descriptors:
-        os.close(fd)
+        return data, descriptors.attached(ancillary)

@@ -12,10 +12,11 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from sdcluster.worker import uvserver
 from sdcluster.worker.handed import Connection, Counts
+from sdcluster.worker.listener import ClusterListener
 
 
 class _Tally(Counts):
@@ -29,10 +30,8 @@ class _Tally(Counts):
         self._tell(connections)
 
 
-class HeldListener(socket.socket):
-    """A listener of the cluster's. `close` closes it for this worker."""
-
-    _on_closed: Callable[[], None] | None = None
+class HeldListener(ClusterListener):
+    """A listener that this worker accepts on by itself."""
 
     def __init__(
         self, fd: int, *, on_closed: Callable[[], None], on_count: Callable[[int], None]
@@ -78,9 +77,6 @@ class HeldListener(socket.socket):
         """Whether `accept` waits."""
         return self._timeout != 0
 
-    def listen(self, backlog: int = 0, /) -> None:
-        """Do nothing: the master listens."""
-
     def accept(self) -> tuple[socket.socket, Any]:
         """Return a connection and the address of its client, as socket.accept does."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
@@ -110,27 +106,6 @@ class HeldListener(socket.socket):
         with contextlib.suppress(OSError, ValueError):  # It is closed.
             self._epoll.unregister(self._listener)
 
-    def dup(self) -> NoReturn:
-        """Raise OSError: the master knows of one listener."""
-        raise OSError(errno.EOPNOTSUPP, "a listener of the cluster's cannot be duplicated")
-
-    def detach(self) -> int:
-        """As of any socket; the descriptor is of no use, and the listener is closed."""
-        fd = super().detach()
-        self._gone()
-        return fd
-
-    def _real_close(self) -> None:
-        super()._real_close()  # type: ignore[misc]
-        self._gone()
-
-    def __del__(self) -> None:
-        super().__del__()  # type: ignore[misc]  # Warns of what was not closed, and closes it.
-        self._gone()
-
-    def _gone(self) -> None:
-        on_closed, self._on_closed = self._on_closed, None
-        if on_closed is not None:
-            self._epoll.close()
-            self._listener.close()
-            on_closed()
+    def _release(self) -> None:
+        self._epoll.close()
+        self._listener.close()

@@ -5,7 +5,6 @@ which changes the backlog that systemd has set, and empty the backlog in one go,
 other workers.
 """
 
-import array
 import asyncio
 import errno
 import logging
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sdcluster import process
+from sdcluster import descriptors
 from sdcluster.errors import ProtocolError, reason_of
 from sdcluster.wire import channel, notify
 from sdcluster.wire.scoreboard import Field, Scoreboard
@@ -26,7 +25,7 @@ EXHAUSTED_PAUSE_S = 0.25
 FRAMES_PER_TURN = 16
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_ANCILLARY_BYTES = socket.CMSG_SPACE(channel.MAX_CONNECTIONS_PER_FRAME * array.array("i").itemsize)
+_ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 
 logger = logging.getLogger("sdcluster")
 
@@ -166,9 +165,7 @@ class Intake:
                 return
             except OSError:
                 data, ancillary = b"", []
-            fds = array.array("i")
-            for _, _, more in ancillary:
-                fds.frombytes(more[: len(more) - len(more) % fds.itemsize])
+            fds = descriptors.attached(ancillary)
             attached = len(fds)
             if flags & socket.MSG_CTRUNC:
                 attached = len(data)
@@ -204,9 +201,7 @@ class Intake:
         except OSError:
             return False
         try:
-            process.require_descriptors(
-                channel.MAX_CONNECTIONS_PER_FRAME, like=self._control.fileno()
-            )
+            descriptors.require(channel.MAX_CONNECTIONS_PER_FRAME, like=self._control.fileno())
         except OSError:
             return True
         return False

@@ -4,7 +4,6 @@ A worker is forked twice, so that it is no child of the mold's: its parent in be
 the master, being a subreaper, becomes its parent.
 """
 
-import array
 import contextlib
 import errno
 import faulthandler
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, cast
 
 from sdcluster import process
+from sdcluster.descriptors import attached, space
 from sdcluster.errors import AppError, ProtocolError, reason_of
 from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
@@ -129,14 +129,11 @@ class _Mold:
 
     def _receive(self) -> tuple[bytes, list[int]]:
         """Return a frame and its descriptors. `socket.recv_fds` ignores the flag."""
-        descriptors = array.array("i")
-        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * descriptors.itemsize)
+        room = space(MAX_DESCRIPTORS)
         data, ancillary, _, _ = self._channel.recvmsg(
             frames.MAX_FRAME_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC
         )
-        for _, _, more in ancillary:
-            descriptors.frombytes(more[: len(more) - len(more) % descriptors.itemsize])
-        return data, descriptors.tolist()
+        return data, attached(ancillary)
 
     def _fork(self, order: frames.Fork, descriptors: Sequence[int]) -> int:
         """Fork a worker and return its pid. Raises OSError."""

@@ -35,6 +35,7 @@ SHARED = {
 """The modules that belong to no package, below the command line."""
 
 BOTH_SIDES = {
+    "sdcluster.descriptors",
     "sdcluster.emitter",
     "sdcluster.errors",
     "sdcluster.loops",

@@ -1,0 +1,49 @@
+"""File descriptors in numbers: those that came with a message, duplicates, and room for more.
+
+Used by the master and by the workers; it needs the standard library alone.
+"""
+
+import array
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable
+
+_SIZE_BYTES = array.array("i").itemsize
+
+
+def space(count: int) -> int:
+    """Return the room for `count` descriptors that recvmsg(2) needs beside the data."""
+    return socket.CMSG_SPACE(count * _SIZE_BYTES)
+
+
+def attached(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came with a message: SCM_RIGHTS, unix(7)."""
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _SIZE_BYTES])
+    return fds.tolist()
+
+
+def duplicates(descriptors: Iterable[int]) -> list[int]:
+    """Return a duplicate of each. Raises OSError, and leaves none then."""
+    made: list[int] = []
+    try:
+        for fd in descriptors:
+            made.append(os.dup(fd))
+    except OSError:
+        close_all(made)
+        raise
+    return made
+
+
+def require(count: int, *, like: int) -> None:
+    """Make sure that `count` descriptors can be opened; `like` is one. Raises OSError (EMFILE)."""
+    close_all(duplicates([like] * count))
+
+
+def close_all(descriptors: list[int] | deque[int]) -> None:
+    """Close descriptors, and take them out of what holds them."""
+    while descriptors:
+        os.close(descriptors.pop())
