@@ -41,6 +41,13 @@ def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def end_all(instances: Sequence[Instance]) -> None:
+    """End what a test has started; the logs are printed, so that a failure shows them."""
+    for instance in instances:
+        instance.end()
+        print(f"--- log of {instance.name}\n{instance.log()}")
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start `sdcluster run` on the module `app` with the given source, and end it afterwards.
@@ -85,9 +92,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return instance.wait_ready() if wait else instance
 
     yield begin
-    for instance in instances:
-        instance.end()
-        print(f"--- log of {instance.name}\n{instance.log()}")
+    end_all(instances)
 
 
 @pytest.fixture
@@ -101,9 +106,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         return instances[-1]
 
     yield begin
-    for instance in instances:
-        instance.end()
-        print(f"--- log of {instance.name}\n{instance.log()}")
+    end_all(instances)
 
 
 @pytest.fixture
@@ -130,9 +133,7 @@ def play(tmp_path: Path) -> Iterator[Play]:
         return one
 
     yield begin
-    for one in programs:
-        one.end()
-        print(f"--- log of {one.name}\n{one.log()}")
+    end_all(programs)
 
 
 @pytest.fixture

@@ -368,6 +368,15 @@ ANSWERS = [
 ]
 
 
+def assert_answers(program: Program, *, echo: str) -> None:
+    """Check that it ended well, and what its requests came to; `echo` is the first one's answer."""
+    assert program.wait() == 0
+    answers = program.lines("answer")
+    assert answers[0] == echo
+    assert "1048576 are the most" in answers[3]
+    assert [*answers[1:3], *answers[4:]] == ANSWERS
+
+
 def test_worker_asks_the_master(play: Play) -> None:
     """Each request gets its own answer, or says why there is none."""
     program = played(
@@ -375,11 +384,7 @@ def test_worker_asks_the_master(play: Play) -> None:
         ASK_ALL + "\n    cluster.on_request(reply)",
         ASK_ALL + "\n    asyncio.run(ask_all(cluster.worker))",
     )
-    assert program.wait() == 0
-    answers = program.lines("answer")
-    assert answers[0] == "['echo', 1]"
-    assert "1048576 are the most" in answers[3]
-    assert [*answers[1:3], *answers[4:]] == ANSWERS
+    assert_answers(program, echo="['echo', 1]")
 
 
 def test_master_asks_a_worker(play: Play) -> None:
@@ -403,11 +408,7 @@ def test_master_asks_a_worker(play: Play) -> None:
     asyncio.run(main())
 """,
     )
-    assert program.wait() == 0
-    answers = program.lines("answer")
-    assert answers[0] == "['echo']"
-    assert "1048576 are the most" in answers[3]
-    assert [*answers[1:3], *answers[4:]] == ANSWERS
+    assert_answers(program, echo="['echo']")
 
 
 def test_request_without_a_handler_fails_at_once(play: Play) -> None:
