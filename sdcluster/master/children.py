@@ -7,6 +7,7 @@ nothing is decided here.
 import os
 import random
 import signal
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -29,6 +30,8 @@ MAX_OFFENCES = 8
 """Frames that break the protocol, after which a worker is not listened to any more."""
 FRAMES_PER_TURN = 32
 MAX_EARLY_EXITS = 64
+STACKS_TIMEOUT_S = 0.3
+"""How long a worker that is aborted may write its stacks before the next one is aborted."""
 MOLD_LEAVE_TIMEOUT_S = 3.0
 """How long a mold that is told to go may take before it is killed."""
 
@@ -63,6 +66,7 @@ class Children:
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}
         self._early_exits: dict[int, int] = {}
+        self._to_abort: deque[WorkerProcess] = deque()
         self._sessions: set[int] = set()
 
     # Molds.
@@ -226,8 +230,27 @@ class Children:
         """Send a worker a signal that is meant to end it."""
         if not process.pid and number is signal.SIGKILL:
             process.mold.kill(number)  # The mold has not forked in all that time: it is stuck.
+        elif number is signal.SIGABRT:
+            self._to_abort.append(process)
+            if len(self._to_abort) == 1:
+                self._abort_next()
         else:
             process.kill(number)
+
+    def _abort_next(self) -> None:
+        """Abort the next worker: one at a time, as each writes its stacks to the same stderr."""
+        if self._to_abort:
+            process = self._to_abort[0]
+            process.kill(signal.SIGABRT)
+            self._loop.call_later(STACKS_TIMEOUT_S, lambda: self._was_aborted(process))
+
+    def _was_aborted(self, process: WorkerProcess) -> None:
+        """A worker has written its stacks, or will not, or is gone."""
+        if process in self._to_abort:
+            was_its_turn = self._to_abort[0] is process
+            self._to_abort.remove(process)
+            if was_its_turn:
+                self._abort_next()
 
     def _forked(self, worker: int, pid: int) -> None:
         early_exit = self._early_exits.pop(pid, None)
@@ -366,6 +389,7 @@ class Children:
         self._report(ev.WorkerExited(WorkerId(process.id), status))
 
     def _release(self, process: WorkerProcess) -> None:
+        self._was_aborted(process)
         if process.offences < MAX_OFFENCES:
             for source in process.sources():
                 self._loop.remove(source.fileno())

@@ -1,5 +1,6 @@
 """Starts that fail: no worker becomes ready, so the master ends and says why."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_a_worker_that_never_becomes_ready_ends_the_start(start: Start) -> None:
     assert "Fatal Python error: Aborted" in log
     assert "in app\n" in log
     assert not instance.processes()
+
+
+def test_stacks_of_several_workers_can_be_read(start: Start) -> None:
+    """All are stuck and aborted at once: each one's stacks stand whole in the log."""
+    config = 'app = "app:app"\nworkers = 6\nready_timeout_s = 2\n'
+    instance = start(HANGS_IN_LIFESPAN, config=config, wait=False)
+    assert instance.wait() == EX_SOFTWARE
+    assert len(re.findall(r'^  File ".*/app\.py", line \d+ in app$', instance.log(), re.M)) == 6
 
 
 def test_an_import_that_hangs_ends_the_start(start: Start) -> None:
