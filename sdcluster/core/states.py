@@ -23,8 +23,16 @@ from sdcluster.core.backoff import Backoff
 WorkerId = NewType("WorkerId", int)
 """Counts up from 1 and is never used again."""
 Slot = NewType("Slot", int)
+AGENT = Slot(-1)
+"""The place of the agent: brought to its generation as the others are, but it gets no connections.
+"""
 Generation = NewType("Generation", int)
 """Counts up from 1 with every attempt to load the app, and is never used again."""
+
+
+def place(slot: Slot) -> str:
+    """Return what people call a slot."""
+    return "the agent" if slot == AGENT else f"slot {slot}"
 
 
 class WorkerState(StrEnum):
@@ -101,6 +109,8 @@ class Policy:
     ready_timeout_s: float
     drain_timeout_s: float
     probation_s: float
+    agent: bool = False
+    """Whether there is an agent beside the workers."""
     abort_grace_s: float = 2.0
     """From SIGABRT, which logs the stacks, to SIGKILL."""
     drain_grace_s: float = 3.0

@@ -17,6 +17,11 @@ while; with a failure when nothing had moved; with a failure after the rollback,
 slot is back or has tried to come back, and those added are gone; with a failure and the new
 generation when the old one's mold is dead. Slots that do not serve what they want by then are
 brought there by rules 6 and 7, outside of any reload.
+
+The agent, if the config has one, has a slot as well, and none of its rules are its own but these:
+the cluster has not started before the agent has; in a reload it is the first to be replaced, as the
+new workers may ask it; one that the new config adds comes at the beginning, and one that it drops
+goes when the reload has succeeded.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +31,7 @@ from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.backoff import Backoff
 from sdcluster.core.states import (
+    AGENT,
     EXPECTED,
     ExitReason,
     Generation,
@@ -75,8 +81,8 @@ class Supervisor:
 
     @property
     def ready(self) -> int:
-        """How many slots have a worker that serves."""
-        return sum(slot.serving is not None for slot in self.slots.values())
+        """How many slots have a worker that serves, the agent's aside."""
+        return sum(slot.serving is not None for slot in self._worker_slots())
 
     def deadline(self) -> float | None:
         """When `TimePassed` is due, on the clock of `handle`'s `now`; None for never."""
@@ -272,7 +278,8 @@ class Supervisor:
         target, worker, wanted = reload.target, slot.serving, self._wanted_slots()
         if worker is not None and worker.generation == target and slot in wanted:
             done = sum(self._serves(one, target) for one in wanted)
-            total = max(len(wanted), self._changed_workers(reload))
+            added = self._changed_workers(reload) + self._policy(target).agent
+            total = max(len(wanted), added)
             self._do(act.ReportProgress(target, worker.id, slot.number, done, total))
 
     def _replacement_reason(self, old: Worker, new: Worker) -> ExitReason:
@@ -320,7 +327,11 @@ class Supervisor:
     def _unexpected(self, worker: Worker, reason: str) -> None:
         """Draw the conclusions of a worker lost against our will."""
         if self.phase is Phase.BOOTING:
-            if self.ready == 0 and all(slot.tried for slot in self.slots.values()):
+            agent = self.slots.get(AGENT)
+            has_no_agent = agent is not None and agent.serving is None and agent.tried
+            if has_no_agent or (
+                self.ready == 0 and all(slot.tried for slot in self._worker_slots())
+            ):
                 self._fail_boot(reason)
         elif self.reload is not None and worker.generation == self.reload.target:
             self._fail_reload(reason)
@@ -368,7 +379,8 @@ class Supervisor:
     def _continue_boot(self) -> None:
         if self.phase is Phase.BOOTING and self.slots:
             policy = self._policy(self.current)
-            if self.ready >= min(policy.ready_workers, self.wanted):
+            has_agent = not policy.agent or self.slots[AGENT].serving is not None
+            if has_agent and self.ready >= min(policy.ready_workers, self.wanted):
                 self.phase = Phase.RUNNING
                 self._do(act.AnnounceReady())
 
@@ -383,6 +395,7 @@ class Supervisor:
     def _advance(self, reload: Reload) -> None:
         if reload.phase is ReloadPhase.LOADING and self._can_fork(reload.target):
             reload.phase = ReloadPhase.ROLLING
+            self._add_slots(0, reload.target)
         if reload.phase is ReloadPhase.ROLLING and self._all_serve(reload.target):
             self._grow(reload)
         if reload.phase is ReloadPhase.ROLLING and self._all_serve(reload.target):
@@ -498,8 +511,9 @@ class Supervisor:
             self._remove_surplus()
 
     def _add_slots(self, count: int, wanted: Generation) -> None:
-        """Have slots up to `count`, the new ones for the generation `wanted`."""
-        for slot in map(Slot, range(count)):
+        """Have slots up to `count`, the new ones for the generation `wanted`, and its agent's."""
+        has_agent = wanted in self._policies and self._policy(wanted).agent
+        for slot in [AGENT] * has_agent + [Slot(number) for number in range(count)]:
             if slot not in self.slots:
                 self.slots[slot] = SlotRecord(slot, wanted, spawn_at=self._now)
 
@@ -508,7 +522,7 @@ class Supervisor:
         for number in sorted(self.slots, reverse=True):
             slot = self.slots[number]
             if self._is_wanted(slot):
-                return
+                continue
             if slot.is_empty:
                 del self.slots[number]
                 continue
@@ -550,7 +564,7 @@ class Supervisor:
             return
         rest = [slot for slot in wanted if slot.wanted != target]
         # Those that nobody serves come first: the old code may have no mold, or crash.
-        for slot in sorted(rest, key=lambda slot: slot.serving is not None)[:1]:
+        for slot in sorted(rest, key=lambda slot: (slot.serving is not None, slot.number))[:1]:
             slot.wanted = target
             slot.backoff.forget()
             slot.spawn_at = self._now
@@ -602,7 +616,17 @@ class Supervisor:
         mold = self.molds.get(generation)
         return mold is not None and mold.state is MoldState.READY
 
+    def _worker_slots(self) -> list[SlotRecord]:
+        return [slot for slot in self.slots.values() if slot.number != AGENT]
+
     def _is_wanted(self, slot: SlotRecord) -> bool:
+        if slot.number == AGENT:
+            reload = self.reload
+            moves = reload is not None and reload.phase in (
+                ReloadPhase.ROLLING,
+                ReloadPhase.WATCHING,
+            )
+            return self._policy(reload.target if reload and moves else self.current).agent
         added = self.reload.slots if self.reload is not None else 0
         return slot.number < max(self.wanted, added)
 

@@ -13,6 +13,7 @@ from typing import assert_never
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.states import (
+    AGENT,
     EXPECTED,
     ExitReason,
     Generation,
@@ -74,6 +75,8 @@ class World:
         self.is_requested = False
         """A reload was asked for and has not begun."""
         self.wanted = 0
+        """The number of workers, without the agent."""
+        self.policies: dict[Generation, Policy] = {}
         self.excused: set[int] = set()
         """Slots that have lost their worker against the cluster's will, or never had one."""
         self._spawned: set[WorkerId] = set()
@@ -123,9 +126,11 @@ class World:
                 self._dead_molds.add(generation)
             case ev.MoldReady(generation) if generation in self.molds:
                 self.molds[generation] = True
-            case ev.MoldStarted(_, policy) if not self.is_announced:
-                self.wanted = policy.workers
-                self._excuse_all()
+            case ev.MoldStarted(generation, policy):
+                self.policies[generation] = policy
+                if not self.is_announced:
+                    self.wanted = policy.workers
+                    self._excuse_all()
             case _:
                 pass
 
@@ -138,7 +143,13 @@ class World:
 
     def _excuse_all(self) -> None:
         """Do not expect workers in slots that have none at this moment."""
-        self.excused |= set(range(MAX_WORKERS)) - self._served()
+        self.excused |= {AGENT, *range(MAX_WORKERS)} - self._served()
+
+    def wanted_slots(self) -> set[int]:
+        """Return the slots that are to be served, by what was asked for and what serves."""
+        policy = self.policies.get(self.supervisor.current)
+        agent = {AGENT} if policy is not None and policy.agent else set()
+        return {*range(self.wanted), *agent}
 
     def _served(self) -> set[int]:
         return {process.slot for process in self.workers.values() if process.serves}
@@ -180,7 +191,8 @@ class World:
                 self._recorded.add(worker)
             case act.AnnounceReady():
                 assert not self.is_announced
-                assert self._served()
+                assert self._served() - {AGENT}
+                assert AGENT in self._served() or AGENT not in self.wanted_slots()
                 self.is_announced = True
             case act.BeginReload(generation, cause):
                 self._begin_reload(generation, cause)
@@ -210,6 +222,7 @@ class World:
             ready_timeout_s=10.0,
             drain_timeout_s=draw.choice((1.0, 30.0)),
             probation_s=draw.choice((0.0, 0.5)),
+            agent=draw.random() < 0.5,
         )
 
     def _happens(self, chance: float) -> bool:
@@ -237,7 +250,7 @@ class World:
         if process.is_admitted and reason in EXPECTED - {ExitReason.STOP, ExitReason.SCALE}:
             assert process.slot in self._served(), "the old one leaves before the new one serves"
         if reason is ExitReason.SCALE:
-            assert process.slot >= self.wanted
+            assert process.slot not in self.wanted_slots()
             self.excused.add(process.slot)
 
     def _begin_reload(self, generation: Generation, cause: ReloadCause) -> None:
@@ -259,7 +272,7 @@ class World:
         serving = {one.slot: one.generation for one in self.workers.values() if one.serves}
         if not failure:
             assert current == generation
-            for slot in range(self.wanted):
+            for slot in self.wanted_slots():
                 assert slot in self.excused or serving[slot] == generation, "not complete"
         elif current == generation:
             assert self._previous in self._dead_molds, "there was a way back"
@@ -288,7 +301,7 @@ class World:
             return
         moving = {process.slot for process in self.workers.values() if self._moves(process)}
         assert len(moving) <= 1, f"slots {moving} are in transition at once"
-        missing = set(range(self.wanted)) - self._served() - self.excused
+        missing = self.wanted_slots() - self._served() - self.excused
         assert not missing, f"slots {missing} are not served"
         assert self._spawned - self._recorded == set(self.workers), "a worker is leaked"
 
