@@ -58,6 +58,7 @@ def main() -> None:
 @click.option("--venv", metavar="DIR", help="The app's virtualenv.")
 @click.option("--name", metavar="NAME", help="The instance's name. Default: the module's.")
 @click.option("--config", "config_file", metavar="FILE", help="A TOML file; options override it.")
+@click.option("--agent", metavar="MODULE:FUNC", help="One process beside the workers.")
 @click.option("--preload/--no-preload", default=None, help="Import before the fork, or after.")
 @click.option("--access-log", is_flag=True, default=None, help="Log every request.")
 def run(app: str | None, name: str | None, config_file: str | None, **given: Any) -> None:

@@ -23,27 +23,34 @@ from sdcluster.errors import ClusterError
 if TYPE_CHECKING:
     from sdcluster.master.peer import Worker
     from sdcluster.master.primary import Primary
+    from sdcluster.worker.agent import Agent, Peer
     from sdcluster.worker.member import Member
+    from sdcluster.worker.service import AgentPeer
 
     is_master: bool
     is_primary: bool
     is_worker: bool
+    is_agent: bool
+    agent: AgentPeer
     worker: Member | None
-    workers: dict[int, Worker]
+    workers: dict[int, Worker] | dict[int, Peer]
     settings: Mapping[str, Any]
 
 __all__ = [
     "ClusterError",
+    "agent",
     "broadcast",
     "disconnect",
     "every",
     "fork",
+    "is_agent",
     "is_master",
     "is_primary",
     "is_worker",
     "listen",
     "off",
     "on",
+    "on_message",
     "on_request",
     "once",
     "run",
@@ -62,21 +69,38 @@ def __getattr__(name: str) -> Any:
     match name:
         case "is_worker":
             return side.member is not None
+        case "is_agent":
+            return side.agent is not None
         case "is_master" | "is_primary":
-            return side.member is None
+            return side.member is None and side.agent is None
         case "worker":
             return side.member
+        case "agent":
+            return _agent()
         case "workers":
-            return _master("workers").workers
+            return (side.agent or _master("workers")).workers
         case "settings":
             return _master("settings").settings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _agent() -> "AgentPeer":
+    if side.member is None:
+        raise ClusterError("agent is for the workers of a service")
+    found: AgentPeer = side.member.agent
+    return found
+
+
+def _here(what: str) -> "Member | Agent | Primary":
+    return side.member or side.agent or _master(what)
+
+
 def _master(what: str) -> "Primary":
     global _primary
     if side.member is not None:
-        raise ClusterError(f"{what} is for the master, and this is worker {side.member.id}")
+        raise ClusterError(f"{what} is for the master, and this is {side.member.name}")
+    if side.agent is not None:
+        raise ClusterError(f"{what} is for the master, and this is the agent")
     if _primary is None:
         from sdcluster.master.primary import Primary
 
@@ -125,48 +149,60 @@ def run() -> None:
 def on(event: str) -> Callable[[Any], Any]:
     """Return a decorator for a handler, a function or a coroutine function, of an event.
 
-    Of the master's: `setup`, `fork`, `online`, `listening`, `message`, `disconnect`, `exit`. Of a
-    worker's: `message`, `disconnect`. Raises ValueError for others.
+    Of the master's: `setup`, `fork`, `online`, `listening`, `message`, `disconnect`, `exit`; of the
+    agent's `message`, `online`, `disconnect`; each is given the worker first. Of a worker's:
+    `message`, `disconnect`; in a service `message`. Raises ValueError for others.
     """
-    return side.member.on(event) if side.member else _master("on").emitter.on(event)
+    return _here("on").on(event)
 
 
 def once(event: str) -> Callable[[Any], Any]:
     """Return a decorator as `on` does, for a handler that is called a single time."""
-    if side.member:
-        return side.member.on(event, once=True)
-    return _master("once").emitter.on(event, once=True)
+    return _here("once").on(event, once=True)
 
 
 def off(event: str, handler: Callable[..., Any]) -> None:
     """Call a handler no more. Harmless when it is none."""
-    (side.member or _master("off").emitter).off(event, handler)
+    _here("off").off(event, handler)
+
+
+def on_message(handler: H) -> H:
+    """Call a handler for each message: `on("message")` as a decorator."""
+    _here("on_message").on("message")(handler)
+    return handler
 
 
 def on_request(handler: H) -> H:
     """Answer requests with what a handler returns, a function or a coroutine function. A decorator.
 
-    The handler is given the message, in the master the worker before it. What it raises reaches
-    the one that asked as a `ClusterError`.
+    The handler is given the message, in the master and in the agent the worker before it. What it
+    raises reaches the one that asked as a `ClusterError`.
     """
-    (side.member or _master("on_request")).on_request(handler)
+    _here("on_request").on_request(handler)
     return handler
 
 
-def every(seconds: float) -> Callable[[Any], Any]:
-    """Return a decorator for what the master is to do every so many seconds."""
+def every(seconds: float) -> Callable[[H], H]:
+    """Return a decorator for what the master, or the agent, is to do every so many seconds.
 
-    def add(function: Any) -> Any:
-        _master("every").every(seconds, function)
+    A time that comes while a coroutine of the time before still runs is left out. Raises ValueError
+    when `seconds` is no time to wait, and `ClusterError` in a worker.
+    """
+
+    def add(function: H) -> H:
+        (side.agent or _master("every")).every(seconds, function)
         return function
 
     return add
 
 
 def broadcast(message: Any) -> bool:
-    """Send every worker a message; False when one of them is slow to read."""
-    sent = [one.send(message) for one in _master("broadcast").workers.values() if one.is_connected]
-    return all(sent)
+    """Send every worker a message; False when one of them is slow to read.
+
+    A worker may do that too, and gets it as the others do. Raises `ClusterError` when it cannot be
+    sent.
+    """
+    return _here("broadcast").broadcast(message)
 
 
 def disconnect() -> "asyncio.Future[None]":

@@ -4,6 +4,7 @@
 is wrong is told at once, in a `ConfigError` with a line for each problem.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -41,6 +42,8 @@ class Config:
     source: str
     """What messages call it: the file, or `command line`."""
     app: str = ""
+    agent: str = ""
+    """The function of the agent, `MODULE:FUNCTION`; empty when there is none."""
     exec: tuple[str, ...] = ()
     exec_ready: ExecReady = "notify"
     script: tuple[str, ...] = ()
@@ -184,6 +187,15 @@ def _app(value: object) -> str:
     return text
 
 
+def _agent(value: object) -> str:
+    text = str(value)
+    with contextlib.suppress(ValueError):
+        if not text.endswith(")"):
+            return _app(value)
+    hint = "; name the function, without ()" if text.endswith(")") else ""
+    raise ValueError(f"{_show(value)} is not MODULE:FUNCTION, such as hello:agent{hint}")
+
+
 def _command(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         raise ValueError(f'{_show(value)} is a text; write a list, such as ["node", "server.js"]')
@@ -254,6 +266,7 @@ class Key:
 
 KEYS: Mapping[str, Key] = {
     "app": Key(_app, for_command=False),
+    "agent": Key(_agent, for_command=False),
     "exec": Key(_command),
     "exec_ready": Key(_choice(*get_args(ExecReady))),
     "interface": Key(_choice(*get_args(Interface)), for_command=False),

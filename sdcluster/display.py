@@ -43,7 +43,8 @@ def show_status(status: Mapping[str, Any]) -> None:
     for worker in status["workers"]:
         last = exits.pop(worker["slot"], None)
         table.add_row(
-            *(str(worker[key]) for key in ("slot", "worker", "pid", "generation")),
+            _place(worker["slot"]),
+            *(str(worker[key]) for key in ("worker", "pid", "generation")),
             worker["state"],
             str(worker["connections"]),
             str(worker["requests"]),
@@ -51,7 +52,7 @@ def show_status(status: Mapping[str, Any]) -> None:
             Text(_exit(last)),
         )
     for slot, last in exits.items():
-        table.add_row(str(slot), "-", "-", "-", "empty", "-", "-", "-", Text(_exit(last)))
+        table.add_row(_place(slot), "-", "-", "-", "empty", "-", "-", "-", Text(_exit(last)))
     console.print(table)
 
 
@@ -61,6 +62,10 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = WIDE
     return console
+
+
+def _place(slot: int) -> str:
+    return "agent" if slot < 0 else str(slot)
 
 
 def _exit(last: Mapping[str, Any] | None) -> str:

@@ -13,13 +13,11 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 from sdcluster.errors import ClusterError, ProtocolError
-from sdcluster.wire.messages import Frame, Kind
+from sdcluster.wire.messages import Frame, Kind, refusal
 
 DEFAULT_TIMEOUT_S = 10.0
 """How long an answer is waited for when the program does not say."""
 NO_HANDLER = "nobody answers requests there; the program has to call cluster.on_request"
-
-_MAX_REASON_CHARS = 4096
 
 Answer: TypeAlias = tuple[Frame, list[int]]
 """The frame that answers, and its descriptors."""
@@ -53,21 +51,28 @@ class Requests:
         self._numbers = 0
         self._waiting: dict[int, Future[Answer]] = {}
 
-    async def ask(self, message: Any, *, timeout_s: float) -> Any:
+    async def ask(self, message: Any, *, timeout_s: float, peer: int = 0) -> Any:
         """Return the answer to a message.
 
         Raises `ClusterError` when there is none to come, TimeoutError when it does not come.
         """
-        number, future = self.send(Kind.REQUEST, encode(message))
+        number, future = self.send(Kind.REQUEST, encode(message), peer)
         try:
             frame, _ = await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
         finally:
             self.forget(number)
-        if frame.kind is Kind.ERROR:
-            raise ClusterError(str(decode(frame.body)))
-        return decode(frame.body)
+        return _content(frame)
 
-    def send(self, kind: Kind, body: bytes) -> "tuple[int, Future[Answer]]":
+    def wait(self, message: Any, *, timeout_s: float) -> Any:
+        """As `ask`, in a thread that waits."""
+        number, future = self.send(Kind.REQUEST, encode(message))
+        try:
+            frame, _ = future.result(timeout_s)
+        finally:
+            self.forget(number)
+        return _content(frame)
+
+    def send(self, kind: Kind, body: bytes, peer: int = 0) -> "tuple[int, Future[Answer]]":
         """Send a request; return its number, and what will hold the answer."""
         future: Future[Answer] = Future()
         with self._lock:
@@ -75,7 +80,7 @@ class Requests:
             number = self._numbers
             self._waiting[number] = future
         try:
-            self._send(Frame(kind, body, number=number))
+            self._send(Frame(kind, body, peer, number))
         except BaseException:
             self.forget(number)
             raise
@@ -104,6 +109,13 @@ class Requests:
                 future.set_exception(ClusterError(reason))
 
 
+def _content(frame: Frame) -> Any:
+    """Return what an answer says. Raises `ClusterError` when it says why there is none."""
+    if frame.kind is Kind.ERROR:
+        raise ClusterError(str(decode(frame.body)))
+    return decode(frame.body)
+
+
 async def answer(handler: Callable[..., Any] | None, number: int, *arguments: Any) -> Frame:
     """Return the frame that answers a request, with what the program's handler returns."""
     if handler is None:
@@ -119,9 +131,3 @@ async def answer(handler: Callable[..., Any] | None, number: int, *arguments: An
         return Frame(Kind.REPLY, encode(result), number=number)
     except ClusterError as error:
         return refusal(number, str(error))
-
-
-def refusal(number: int, reason: str) -> Frame:
-    """Return the frame that says why there is no answer."""
-    body = json.dumps(reason[:_MAX_REASON_CHARS]).encode()
-    return Frame(Kind.ERROR, body, number=number)

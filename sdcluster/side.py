@@ -1,9 +1,15 @@
-"""Which side of a cluster this process is on: a worker knows itself, all others may be a master."""
+"""Which part of a cluster this process is: worker and agent know themselves; others are masters.
+
+While a mold imports an app, that is a worker to be: the handlers that it adds are its workers'.
+"""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sdcluster.worker.agent import Agent
     from sdcluster.worker.member import Member
 
 member: "Member | None" = None
 """The worker that this process is."""
+agent: "Agent | None" = None
+"""The agent that this process is."""

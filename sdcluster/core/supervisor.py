@@ -18,10 +18,9 @@ slot is back or has tried to come back, and those added are gone; with a failure
 generation when the old one's mold is dead. Slots that do not serve what they want by then are
 brought there by rules 6 and 7, outside of any reload.
 
-The agent, if the config has one, has a slot as well, and none of its rules are its own but these:
-the cluster has not started before the agent has; in a reload it is the first to be replaced, as the
-new workers may ask it; one that the new config adds comes at the beginning, and one that it drops
-goes when the reload has succeeded.
+The agent, if the config has one, has a slot as well. It differs in that workers may ask it: the
+cluster has not started before its agent has, and in a stop the agent leaves last; a reload replaces
+it first, has it come first when the new config adds it, and lets it go last when that drops it.
 """
 
 from collections.abc import Callable, Iterator
@@ -528,10 +527,7 @@ class Supervisor:
                 continue
             if self._in_transition():
                 return
-            for worker in (slot.serving, slot.successor):
-                if worker is not None:
-                    self._retire(worker, ExitReason.SCALE)
-            slot.serving = slot.successor = None
+            self._clear(slot, ExitReason.SCALE)
             return
 
     def _fill(self) -> None:
@@ -587,19 +583,30 @@ class Supervisor:
                 reload, self.reload = self.reload, None
                 self._do(act.EndReload(reload.target, reload.cause, "the cluster is stopping"))
             self._reload_again = False
-            for slot in self.slots.values():
-                for worker in (slot.serving, slot.successor):
-                    if worker is not None:
-                        self._retire(worker, ExitReason.STOP)
-                slot.serving = slot.successor = None
+            for slot in self._worker_slots():
+                self._clear(slot, ExitReason.STOP)
             for generation in list(self.molds):
                 self._forget_mold(generation)
         if at_once:
+            self._stop_agent()
             for worker in self.workers.values():
                 if worker.state is not WorkerState.KILLED:
                     self._kill(worker, "is stopped at once")
 
+    def _clear(self, slot: SlotRecord, reason: ExitReason) -> None:
+        """Let those go that serve in a slot, or are about to."""
+        for worker in (slot.serving, slot.successor):
+            if worker is not None:
+                self._retire(worker, reason)
+        slot.serving = slot.successor = None
+
+    def _stop_agent(self) -> None:
+        if AGENT in self.slots:
+            self._clear(self.slots[AGENT], ExitReason.STOP)
+
     def _continue_stop(self) -> None:
+        if all(worker.slot == AGENT for worker in self.workers.values()):
+            self._stop_agent()  # Workers that drain may ask it until they are gone.
         if self.phase is Phase.STOPPING and not self.workers:
             self.phase = Phase.STOPPED
             self._do(act.Finish(self._failure))

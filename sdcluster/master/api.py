@@ -8,7 +8,7 @@ from sdcluster import __version__
 from sdcluster.config import MAX_WORKERS
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
-from sdcluster.core.states import Phase, ReloadCause
+from sdcluster.core.states import Phase, ReloadCause, place
 from sdcluster.master.cluster import Cluster
 from sdcluster.master.control import Client
 from sdcluster.wire import varlink
@@ -168,7 +168,7 @@ class Api:
         """Tell that a slot serves the new generation."""
         self._total = action.total
         pid = self._cluster.children.workers[action.worker].pid
-        message = f"slot {action.slot}: worker {action.worker} (pid {pid}) serves"
+        message = f"{place(action.slot)}: worker {action.worker} (pid {pid}) serves"
         self._tell("replaced", message, action.done, action.generation)
 
     def rolls_back(self, action: act.BeginRollback) -> None:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from sdcluster.config import Config
 from sdcluster.core import events as ev
-from sdcluster.core.states import Generation, Slot, WorkerId
+from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
 from sdcluster.master import health
@@ -203,6 +203,7 @@ class Children:
             order = frames.Fork(
                 worker=worker,
                 slot=slot,
+                agent=slot == AGENT,
                 notify_socket=notify_socket.path if notify_socket else "",
                 watchdog_usec=int(watchdog_s * 1e6),
                 environment=tuple(f"{name}={value}" for name, value in environment.items()),
@@ -297,6 +298,11 @@ class Children:
                 if notification is None:
                     break
                 self._notified(process, notification)
+
+    def offended(self, worker: int, text: str) -> None:
+        """A worker broke the protocol elsewhere than here. Harmless when it is gone."""
+        if worker in self.workers:
+            self._offended(self.workers[worker], text)
 
     def _offended(self, process: WorkerProcess, text: str) -> None:
         """Note that a worker broke the protocol: it is replaced, and in the end not heard."""

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from sdcluster.core import actions as act
-from sdcluster.core.states import EXPECTED, Generation, ReloadCause
+from sdcluster.core.states import EXPECTED, Generation, ReloadCause, Slot, place
 from sdcluster.errors import reason_of
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.systemd import ServiceManager
@@ -92,7 +92,7 @@ class Chronicle:
         """Tell that a worker gets connections."""
         self._journal.write(
             EventKind.WORKER_READY,
-            f"worker {process.id} (pid {process.pid}, slot {process.slot}, "
+            f"worker {process.id} (pid {process.pid}, {place(Slot(process.slot))}, "
             f"gen {process.generation}) serves",
             process.about(),
         )
@@ -116,7 +116,7 @@ class Chronicle:
     def worker_is_gone(self, action: act.RecordExit) -> None:
         """Tell why a worker is no more."""
         expected = action.reason in EXPECTED
-        text = f"worker {action.worker} of slot {action.slot} is gone ({action.reason.value})"
+        text = f"worker {action.worker} ({place(action.slot)}) is gone ({action.reason.value})"
         if not expected:
             text += f": {action.status}"
             if action.respawn_in_s:
@@ -125,6 +125,14 @@ class Chronicle:
             EventKind.WORKER_RETIRED if expected else EventKind.WORKER_LOST,
             text,
             About(action.slot, action.worker, action.generation),
+        )
+
+    def messages_are_dropped(self, worker: int) -> None:
+        """Tell that a process reads none of what others send it."""
+        self._journal.write(
+            EventKind.MESSAGES_DROPPED,
+            f"worker {worker} does not read its messages: some are dropped",
+            About(worker=worker),
         )
 
     def cannot_accept(self, error: OSError) -> None:

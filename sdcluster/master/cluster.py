@@ -13,14 +13,15 @@ from typing import assert_never
 from sdcluster.config import MAX_WORKERS, Config
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
-from sdcluster.core.states import Generation, Phase, Policy, Slot, WorkerId, WorkerState
+from sdcluster.core.states import AGENT, Generation, Phase, Policy, Slot, WorkerId, WorkerState
 from sdcluster.core.supervisor import Supervisor
-from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError, SpawnError
+from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError, SpawnError, reason_of
 from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.journal import Journal
 from sdcluster.master.loop import Loop, Timer
+from sdcluster.master.relay import Relay
 from sdcluster.master.traffic import Traffic
 from sdcluster.master.workers import WorkerProcess
 
@@ -50,9 +51,14 @@ class Cluster:
         self.children = Children(
             loop=loop,
             journal=journal,
-            report=self.feed,
+            report=self._report,
             on_room=traffic.room,
             on_gone=self._worker_gone,
+        )
+        self._relay = Relay(
+            loop,
+            on_offence=self.children.offended,
+            on_dropped=chronicle.messages_are_dropped,
         )
         self._first_config: Config | None = config
         self._reread = reread
@@ -76,6 +82,7 @@ class Cluster:
         self.feed(ev.StartRequested())
         self._loop.run()
         self.children.close()
+        self._relay.close()
         self._traffic.close()
         self._chronicle.has_stopped()
         return self.exit_status
@@ -132,6 +139,12 @@ class Cluster:
         fewest = self._traffic.fewest_workers()
         self.feed(ev.ScaleRequested(min(max(fewest, workers), MAX_WORKERS)))
 
+    def _report(self, event: ev.Event) -> None:
+        """Take a finding of the children's."""
+        if isinstance(event, (ev.WorkerExited, ev.ForkFailed)):
+            self._relay.leaves(event.worker)
+        self.feed(event)
+
     def _worker_gone(self, process: WorkerProcess, untaken: Untaken) -> None:
         self._traffic.dismiss(process)
         self._traffic.give_back(untaken)
@@ -152,7 +165,7 @@ class Cluster:
             case act.SpawnWorker(worker, slot, generation):
                 self._spawn(worker, slot, generation)
             case act.AdmitWorker(worker):
-                self._traffic.admit(workers[worker])
+                self._admit(workers[worker])
                 chronicle.worker_serves(workers[worker])
             case act.RetireWorker(worker, reason):
                 self._retire(worker, reason.value)
@@ -219,11 +232,28 @@ class Cluster:
         return config
 
     def _spawn(self, worker: WorkerId, slot: Slot, generation: Generation) -> None:
+        descriptors = []
         try:
-            listeners = self._traffic.descriptors(slot)
-            self.children.spawn(worker, slot, generation, listeners=listeners)
-        except (SpawnError, ListenError) as error:
-            self.feed(ev.ForkFailed(worker, str(error)))
+            if not self.config.is_command:
+                descriptors.append(self._relay.open(worker, is_agent=slot == AGENT))
+            if slot != AGENT:
+                descriptors += self._traffic.descriptors(slot)
+            self.children.spawn(worker, slot, generation, listeners=descriptors)
+        except (SpawnError, ListenError, OSError) as error:
+            self._relay.leaves(worker)
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            self.feed(ev.ForkFailed(worker, reason))
+            return
+        self._relay.given(worker)
+
+    def _admit(self, process: WorkerProcess) -> None:
+        if process.is_agent:
+            process.channel.admit()
+        else:
+            self._traffic.admit(process)
+        self._relay.joins(
+            process.id, slot=process.slot, generation=process.generation, pid=process.pid
+        )
 
     def _retire(self, worker: WorkerId, reason: str) -> None:
         process = self.children.workers.get(worker)
@@ -315,4 +345,5 @@ def _policy(config: Config) -> Policy:
         ready_timeout_s=config.ready_timeout_s,
         drain_timeout_s=config.drain_timeout_s,
         probation_s=config.reload_probation_s,
+        agent=bool(config.agent),
     )

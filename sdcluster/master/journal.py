@@ -18,6 +18,7 @@ from syslog import LOG_ERR, LOG_INFO, LOG_NOTICE, LOG_WARNING
 from typing import Final
 
 from sdcluster import process
+from sdcluster.core.states import AGENT
 from sdcluster.master.output import Output
 from sdcluster.wire import journal
 
@@ -60,6 +61,8 @@ class EventKind(StrEnum):
     """The process that workers are forked from is gone."""
     ACCEPT_PAUSED = "e7dba602c74e41c9829519df72c8059e"
     """Connections wait in the backlog, as a limit is reached."""
+    MESSAGES_DROPPED = "7d344f7a431943d29494ed4c553c5542"
+    """A worker or the agent does not read what others send it."""
     NOTE = "1183062f40b443a38ba837107fd43f11"
     """Something that the administrator should know."""
 
@@ -76,6 +79,7 @@ PRIORITIES: Final = {
     EventKind.ROLLBACK: LOG_WARNING,
     EventKind.MOLD_LOST: LOG_WARNING,
     EventKind.ACCEPT_PAUSED: LOG_WARNING,
+    EventKind.MESSAGES_DROPPED: LOG_WARNING,
     EventKind.NOTE: LOG_WARNING,
 }
 """How grave each kind is; LOG_INFO where it is not listed. syslog(3)."""
@@ -120,7 +124,8 @@ class Journal:
         }
         for key, value in asdict(about).items():
             if value is not None:
-                fields[f"SDCLUSTER_{key.upper()}"] = str(value)
+                is_agent = key == "slot" and value == AGENT
+                fields[f"SDCLUSTER_{key.upper()}"] = "agent" if is_agent else str(value)
         try:
             _send(self._socket, journal.encode(fields))
         except OSError:

@@ -99,6 +99,7 @@ class Mold:
             name=config.name,
             generation=self.generation,
             app=config.app,
+            agent=config.agent,
             interface=_interface(config),
             command=config.exec,
             script=config.script,

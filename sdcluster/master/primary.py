@@ -40,8 +40,9 @@ from sdcluster.master.openings import Openings
 from sdcluster.master.peer import Worker
 from sdcluster.master.systemd import ServiceManager, take_listen_fds
 from sdcluster.master.workers import WorkerProcess
+from sdcluster.repeating import Repeating
 from sdcluster.requests import decode, encode
-from sdcluster.wire.messages import Frame, Kind
+from sdcluster.wire.messages import ALL, Frame, Kind, refusal
 
 EVENTS = ("setup", "fork", "online", "listening", "message", "disconnect", "exit")
 SCHEDULING_VARIABLE = "SDCLUSTER_SCHEDULING"
@@ -155,6 +156,24 @@ class Primary:
         self._tasks.discard(task)
         self._end_if_idle()
 
+    def on(
+        self, event: str, *, once: bool = False
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Return a decorator for a handler of an event."""
+        return self.emitter.on(event, once=once)
+
+    def off(self, event: str, handler: Callable[..., Any]) -> None:
+        """Call a handler no more."""
+        self.emitter.off(event, handler)
+
+    def broadcast(self, message: Any) -> bool:
+        """Send every worker a message; False when one of them is slow to read."""
+        return self._send_all(Frame(Kind.MESSAGE, encode(message)))
+
+    def _send_all(self, frame: Frame) -> bool:
+        sent = [one._send(frame) for one in self.workers.values() if one.is_connected]
+        return all(sent)
+
     def on_request(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """Answer the requests of workers with what a handler returns."""
         self._answerer = handler
@@ -162,14 +181,7 @@ class Primary:
 
     def every(self, seconds: float, function: Callable[[], Any]) -> None:
         """Call a function every so many seconds, for as long as the cluster runs."""
-        emitter = Emitter(("time",), start=self.start)
-        emitter.on("time")(function)
-
-        def turn() -> None:
-            self.loop.call_later(seconds, turn)
-            emitter.emit("time")
-
-        self.loop.call_later(seconds, turn)
+        Repeating(seconds, function, start=self.start).begin(self.loop)
 
     def _stop(self) -> None:
         manual, _, openings = self._machinery()
@@ -425,6 +437,9 @@ class Primary:
 
     def _take(self, worker: Worker, frame: Frame) -> None:
         match frame.kind:
+            case Kind.MESSAGE if frame.peer == ALL:
+                with contextlib.suppress(ClusterError):  # One that does not read has enough.
+                    self._send_all(Frame(Kind.MESSAGE, frame.body))
             case Kind.MESSAGE:
                 self._emit(worker, "message", decode(frame.body))
             case Kind.REQUEST:
@@ -449,7 +464,7 @@ class Primary:
             try:
                 worker._send(reply)
             except ClusterError as error:
-                worker._send(requests.refusal(number, str(error)))
+                worker._send(refusal(number, str(error)))
 
     def _listen(self, worker: Worker, frame: Frame) -> None:
         openings = self._machinery()[2]

@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import dataclass, field
 
+from sdcluster.core.states import AGENT
 from sdcluster.master.channels import WorkerChannel
 from sdcluster.master.health import Figures, Limits
 from sdcluster.master.journal import About
@@ -46,6 +47,11 @@ class WorkerProcess:
     status_at_exit: str = ""
     """How a command ended whose own children are still there."""
     _early: list[signal.Signals] = field(default_factory=list)
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it gets no connections, as it is the agent."""
+        return self.slot == AGENT
 
     @property
     def is_command(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The version of this module: one more with every change of a frame."""
 UPGRADED = (
     "sdcluster was upgraded since this instance was started; restart it "
@@ -42,6 +42,8 @@ class Prepare:
     protocol: int = PROTOCOL
     app: str = ""
     """`module:attribute` or `module:factory()`; empty for a command."""
+    agent: str = ""
+    """`module:function` for the agent; empty when there is none."""
     interface: str = "auto"
     """`auto`, `asgi`, `wsgi`, `exec` or `script`."""
     command: tuple[str, ...] = ()
@@ -74,10 +76,15 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork:
-    """Fork a worker. Attached: its control channel, its scoreboard, then its listeners."""
+    """Fork a worker.
+
+    Attached: its control channel, its scoreboard, for Python its message channel, its listeners.
+    """
 
     worker: int
     slot: int
+    agent: bool = False
+    """It is not to serve, but to be the agent."""
     notify_socket: str = ""
     """For a command: the path of its NOTIFY_SOCKET."""
     watchdog_usec: int = 0

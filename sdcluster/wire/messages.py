@@ -9,10 +9,12 @@ the first byte of the frame that announces them.
     4      kind
     5      descriptors attached
     6-7    0
-    8-11   peer: for whom to the master, from whom to a worker; 0 is the master
+    8-11   peer: for whom to the master, from whom to a worker; 0 is the master, or in a service
+           the agent, and 2**32 - 1 for whom is all workers
     12-15  number of a request, which its answer repeats; 0 for the rest
 """
 
+import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +24,11 @@ from sdcluster.errors import ProtocolError
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_ATTACHED = 2
+MAX_REASON_CHARS = 4096
+MASTER = 0
+"""As a peer: the program in the master, or in a service the agent, which has its place."""
+ALL = 2**32 - 1
+"""As a peer: every worker."""
 
 _HEADER = struct.Struct("<IBBHII")
 
@@ -43,6 +50,14 @@ class Kind(IntEnum):
     """Worker to master: it has closed that listener."""
     DISCONNECT = 7
     """Worker to master: it leaves by its own choice."""
+    JOINED = 8
+    """To the agent: this worker is there; the body says its slot, generation and pid."""
+    LEFT = 9
+    """To the agent: this worker is gone."""
+    PAUSE = 10
+    """From the master: the peer is slow to read."""
+    RESUME = 11
+    """From the master: it has caught up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,12 @@ def encode(frame: Frame) -> bytes:
     _check(len(frame.body), frame.kind, frame.attached)
     header = _HEADER.pack(len(frame.body), frame.kind, frame.attached, 0, frame.peer, frame.number)
     return header + frame.body
+
+
+def refusal(number: int, reason: str, *, peer: int = MASTER) -> Frame:
+    """Return the frame that says why there is no answer to a request."""
+    body = json.dumps(reason[:MAX_REASON_CHARS]).encode()
+    return Frame(Kind.ERROR, body, peer, number)
 
 
 class Splitter:

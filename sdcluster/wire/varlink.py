@@ -19,6 +19,7 @@ DESCRIPTION = """\
 # Steer one sdcluster instance.
 interface io.sdcluster.Control
 
+# In slot -1 is the agent.
 type Worker (
   slot: int,
   worker: int,

@@ -8,11 +8,21 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sdcluster.errors import AppError
 
+_OURS = (__file__, os.path.join(os.path.dirname(__file__), "agent.py"))
 _USUAL_NAMES = ("app", "application", "api", "asgi", "wsgi", "create_app", "make_app")
+
+
+def load_agent(target: str) -> Callable[[], Any]:
+    """Import and return the agent's function. Raises `AppError`."""
+    found = _find(target)
+    if not callable(found):
+        kind = type(found).__name__
+        raise AppError(f"{target}: a {kind} is no agent; name a function")
+    return cast(Callable[[], Any], found)
 
 
 def load(target: str) -> Any:
@@ -20,23 +30,27 @@ def load(target: str) -> Any:
 
     Whatever the app raises, SystemExit included, becomes the reason, with its traceback.
     """
+    found = _find(target.removesuffix("()"))
+    if not callable(found):
+        kind = type(found).__name__
+        raise AppError(f"{target}: a {kind} is not an app; it cannot be called")
+    if target.endswith("()"):
+        found = guarded(f"{target} failed", found)
+        if not callable(found):
+            kind = type(found).__name__
+            raise AppError(f"{target} returned a {kind}, which is not an app")
+    return found
+
+
+def _find(target: str) -> Any:
     module_name, _, path = target.partition(":")
-    module = _guarded(f"cannot import {module_name!r}", lambda: _import(module_name))
-    is_factory = path.endswith("()")
+    module = guarded(f"cannot import {module_name!r}", lambda: _import(module_name))
     found: Any = module
-    for name in path.removesuffix("()").split("."):
+    for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise AppError(_no_attribute(found, module_name, name)) from None
-    if not callable(found):
-        kind = type(found).__name__
-        raise AppError(f"{target}: a {kind} is not an app; it cannot be called")
-    if is_factory:
-        found = _guarded(f"{target} failed", found)
-        if not callable(found):
-            kind = type(found).__name__
-            raise AppError(f"{target} returned a {kind}, which is not an app")
     return found
 
 
@@ -52,7 +66,8 @@ def _import(name: str) -> Any:
         raise
 
 
-def _guarded(what: str, action: Callable[[], Any]) -> Any:
+def guarded(what: str, action: Callable[[], Any]) -> Any:
+    """Return what the app's `action` does. Raises `AppError`, whatever the app raises."""
     try:
         return action()
     except AppError:
@@ -74,7 +89,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _is_ours(file: str) -> bool:
-    return file == __file__ or file.startswith("<frozen importlib") or "/importlib/" in file
+    return file in _OURS or file.startswith("<frozen importlib") or "/importlib/" in file
 
 
 def _no_attribute(owner: object, module: str, name: str) -> str:

@@ -4,6 +4,7 @@ A worker is forked twice, so that it is no child of the mold's: its parent in be
 the master, being a subreaper, becomes its parent.
 """
 
+import asyncio
 import contextlib
 import errno
 import faulthandler
@@ -18,13 +19,14 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, cast
 
-from sdcluster import process
+from sdcluster import process, side
 from sdcluster.descriptors import attached, space
 from sdcluster.errors import AppError, ProtocolError, reason_of
 from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
-from sdcluster.worker import command, engine, loader, logs, script, server
+from sdcluster.worker import agent, command, engine, loader, logs, script, server
 from sdcluster.worker.intake import tell
+from sdcluster.worker.service import ServiceMember
 
 MAX_DESCRIPTORS = 250
 EXIT_APP = 1
@@ -91,8 +93,11 @@ class _Mold:
             access_log=False,
         )
         engine.find(prepare)
+        side.member = ServiceMember(has_agent=bool(prepare.agent))  # The app may add its handlers.
         if prepare.preload or prepare.trial:
             self._app, self._interface = load_app(prepare)
+            if prepare.agent:
+                loader.load_agent(prepare.agent)
             if prepare.preload and len(os.listdir("/proc/self/task")) > 1:
                 raise AppError(
                     f"{prepare.app} starts a thread when it is imported, and a process with "
@@ -209,7 +214,10 @@ def run_worker(
     *,
     master: int,
 ) -> NoReturn:
-    """Be the worker, in the child. `app` is None when it was not imported before the fork."""
+    """Be the worker, or the agent, in the child.
+
+    `app` is None when it was not imported before the fork.
+    """
     status = 0
     control = socket.socket(fileno=descriptors[0])
     try:
@@ -224,8 +232,10 @@ def run_worker(
             )
         elif interface == "exec":
             command.execute(prepare, order, control, descriptors[2:], master=master)
+        elif order.agent:
+            _be_agent(prepare, control, descriptors)
         else:
-            _serve(app, interface, prepare, control, descriptors)
+            _serve(app, interface, prepare, order, control, descriptors)
     except AppError as error:
         if error.detail:
             sys.stderr.write(error.detail)
@@ -248,7 +258,7 @@ def run_worker(
 def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
     fields = {
         "SDCLUSTER_INSTANCE": prepare.name,
-        "SDCLUSTER_SLOT": str(order.slot),
+        "SDCLUSTER_SLOT": "agent" if order.agent else str(order.slot),
         "SDCLUSTER_WORKER": str(order.worker),
         "SDCLUSTER_GENERATION": str(prepare.generation),
     }
@@ -256,18 +266,34 @@ def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
     for line in order.environment:
         name, _, value = line.partition("=")
         os.environ[name] = value
-    process.set_title(f"sdcluster: worker {order.slot} {prepare.name} gen {prepare.generation}")
-    process.set_name(f"sdcluster:w{order.slot}")
+    what = "agent" if order.agent else f"worker {order.slot}"
+    process.set_title(f"sdcluster: {what} {prepare.name} gen {prepare.generation}")
+    process.set_name("sdcluster:agent" if order.agent else f"sdcluster:w{order.slot}")
     if prepare.script:
         return  # What it logs, and where, is all its own.
-    who = f"sdcluster[{prepare.name}] worker {order.worker}"
+    who = f"sdcluster[{prepare.name}] {'agent' if order.agent else f'worker {order.worker}'}"
     logs.set_up(fields, who, access_log=prepare.access_log)
+
+
+def _be_agent(prepare: frames.Prepare, control: socket.socket, descriptors: Sequence[int]) -> None:
+    side.member, side.agent = None, agent.Agent()
+    function = loader.load_agent(prepare.agent)
+    logs.promote()
+    agent.serve(
+        function,
+        prepare,
+        side.agent,
+        control=control,
+        messages=socket.socket(fileno=descriptors[2]),
+        board=Scoreboard(mmap.mmap(descriptors[1], SIZE_BYTES)),
+    )
 
 
 def _serve(
     app: Any,
     interface: str,
     prepare: frames.Prepare,
+    order: frames.Fork,
     control: socket.socket,
     descriptors: Sequence[int],
 ) -> None:
@@ -277,5 +303,12 @@ def _serve(
         logs.promote()
     if interface == "wsgi":
         app = engine.wsgi_middleware()(app, workers=prepare.threads)
-    listeners = [socket.socket(fileno=fd) for fd in descriptors[2:]]
-    server.serve(app, prepare, control=control, listeners=listeners, board=board)
+    messages = socket.socket(fileno=descriptors[2])
+    listeners = [socket.socket(fileno=fd) for fd in descriptors[3:]]
+    member = side.member
+    assert isinstance(member, ServiceMember)
+
+    def join(loop: asyncio.AbstractEventLoop) -> None:
+        member.join(order.worker, messages, control, loop)
+
+    server.serve(app, prepare, control=control, listeners=listeners, board=board, on_loop=join)

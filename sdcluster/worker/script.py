@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from sdcluster import side
 from sdcluster.wire.frames import Fork
-from sdcluster.worker.member import NUDGE, Member
+from sdcluster.worker.program import NUDGE, ProgramMember
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -30,7 +30,8 @@ def run(
     """Run the program to its end and return its exit status."""
     _restore_signals()
     channel = socket.socket(fileno=messages_fd)
-    side.member = member = Member(order.worker, control, channel, drain_timeout_s=drain_timeout_s)
+    member = ProgramMember(order.worker, control, channel, drain_timeout_s=drain_timeout_s)
+    side.member = member
 
     def program() -> None:
         member.start()

@@ -33,9 +33,14 @@ def serve(
     control: socket.socket,
     listeners: Sequence[socket.socket],
     board: Scoreboard,
+    on_loop: Callable[[asyncio.AbstractEventLoop], None],
 ) -> None:
-    """Serve an ASGI app until the master says stop. Raises `AppError` if it does not start."""
+    """Serve an ASGI app until the master says stop. Raises `AppError` if it does not start.
+
+    `on_loop` is called in the loop, before the app is told that it starts.
+    """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        on_loop(runner.get_loop())
         runner.run(_Server(app, prepare, control, listeners, board).run())
 
 

@@ -57,7 +57,7 @@ def new_pid(instance: Instance, slot: int, old: int) -> int:
 
 def waits_s(log: str) -> list[float]:
     """Return the wait before the next worker that each unexpected exit in the log tells."""
-    lost = re.findall(r"worker \d+ of slot \d+ is gone \((?:crash|boot-failed)\): (.*)", log)
+    lost = re.findall(r"worker \d+ \(slot \d+\) is gone \((?:crash|boot-failed)\): (.*)", log)
     texts = [re.search(r"the next one starts in ([\d.]+) s", line) for line in lost]
     return [float(text[1]) if text else 0.0 for text in texts]
 

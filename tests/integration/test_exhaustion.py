@@ -138,7 +138,7 @@ def test_a_master_out_of_descriptors_loses_nothing_of_a_dead_worker(
         wait_until(lambda: backlog(listener)[0] == 20 - 2 * MAX_OUTSTANDING, "full workers")
         with limited(instance.pid, resource.RLIMIT_NOFILE, lowest_limit(instance.pid) + room):
             kill(pids[0], signal.SIGKILL)
-            instance.wait_log("of slot 0 is gone (crash)")
+            instance.wait_log("(slot 0) is gone (crash)")
             kill(pids[1], signal.SIGCONT)
             instance.wait_log("cannot accept: Too many open files; connections wait")
         assert [one.result().status for one in answers] == [200] * 20

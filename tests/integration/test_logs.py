@@ -57,7 +57,7 @@ def test_master_names_the_instance_in_each_line(start: Start) -> None:
         f"{who} ready: 1/1 workers ready, gen 1, 0 connections, 0 restarts",
         f"{who} stopping: the workers drain",
         f"{who} worker 1 (pid {pid}) is retired: stop",
-        f"{who} worker 1 of slot 0 is gone (stop)",
+        f"{who} worker 1 (slot 0) is gone (stop)",
         f"{who} stopped",
     ]
 

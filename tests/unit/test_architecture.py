@@ -41,6 +41,7 @@ BOTH_SIDES = {
     "sdcluster.loops",
     "sdcluster.messaging",
     "sdcluster.process",
+    "sdcluster.repeating",
     "sdcluster.requests",
     "sdcluster.side",
 }

@@ -55,6 +55,7 @@ def test_app_alone_is_a_complete_configuration(read: Load, tmp_path: Path) -> No
         name="shop",
         source=str(tmp_path / "shop.toml"),
         app="shop:app",
+        agent="",
         exec=(),
         exec_ready="notify",
         interface="auto",
@@ -93,6 +94,7 @@ def test_command_has_defaults_of_its_own(read: Load) -> None:
 
 
 TAKEN = [
+    ("agent = 'shop.jobs:agent'", "agent", "shop.jobs:agent"),
     ("interface = 'wsgi'", "interface", "wsgi"),
     ("app = 'shop.web:make.app()'", "app", "shop.web:make.app()"),
     ("environment = { A = '1', _b = '' }", "environment", {"A": "1", "_b": ""}),
@@ -171,6 +173,9 @@ REFUSED = [
     ("app = 'shop:'", "'shop:' is not"),
     ("app = ':app'", "':app' is not"),
     ("app = 'shop:make(1)'", "'shop:make(1)' is not"),
+    ("agent = 'shop'", "'shop' is not MODULE:FUNCTION, such as hello:agent"),
+    ("agent = 'shop:agent()'", "name the function, without ()"),
+    ("agent = 1", "1 is not MODULE:FUNCTION, such as hello:agent"),
     ("exec = 'node server.js'", 'is a text; write a list, such as ["node", "server.js"]'),
     ("exec = []", "[] is not a list of texts"),
     ("exec = ['/bin/sh', 1]", "1 is not a text"),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sdcluster.errors import ClusterError, ProtocolError
-from sdcluster.requests import NO_HANDLER, Requests, answer, decode, encode, refusal
-from sdcluster.wire.messages import Frame, Kind
+from sdcluster.requests import NO_HANDLER, Requests, answer, decode, encode
+from sdcluster.wire.messages import Frame, Kind, refusal
 
 
 def reply(number: int, value: Any) -> Frame:

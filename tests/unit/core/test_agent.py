@@ -64,7 +64,8 @@ def test_cluster_whose_workers_do_not_start_cannot_start() -> None:
     """However well its agent does."""
     drive = booting(1, agent=True)
     drive.tell(ready(1))
-    assert act.BeginStop() in drive.tell(exited(2, "exit status 1"))
+    told = drive.tell(exited(2, "exit status 1"))
+    assert act.BeginStop() in told and told[-1] == retire(1, ExitReason.STOP)
 
 
 def test_agent_that_crashes_is_replaced() -> None:
@@ -136,3 +137,19 @@ def test_scaling_leaves_the_agent_alone() -> None:
     drive = started(2)
     assert drive.tell(ev.ScaleRequested(1)) == [retire(3, ExitReason.SCALE)]
     assert drive.serving() == {AGENT: 1, 0: 1}
+
+
+def test_agent_leaves_when_the_workers_are_gone() -> None:
+    """Those that drain may ask it."""
+    drive = started()
+    assert drive.tell(ev.StopRequested())[1] == retire(2, ExitReason.STOP)
+    assert drive.serving() == {AGENT: 1}
+    assert drive.tell(exited(2, "exit status 0"))[-1] == retire(1, ExitReason.STOP)
+    assert drive.tell(exited(1, "exit status 0"))[-1] == act.Finish("")
+
+
+def test_agent_is_killed_with_the_workers() -> None:
+    """When the cluster is to stop at once."""
+    drive = started()
+    told = drive.tell(ev.StopRequested(at_once=True))
+    assert {one.worker for one in told if isinstance(one, act.KillWorker)} == {1, 2}

@@ -1,6 +1,7 @@
 """The words of the core."""
 
 from sdcluster.core.states import (
+    AGENT,
     EXPECTED,
     ExitReason,
     Generation,
@@ -9,6 +10,7 @@ from sdcluster.core.states import (
     Worker,
     WorkerId,
     WorkerState,
+    place,
 )
 
 
@@ -49,3 +51,8 @@ def test_slot_is_empty_when_no_process_belongs_to_it() -> None:
     assert not SlotRecord(Slot(0), Generation(1), serving=worker(1)).is_empty
     assert not SlotRecord(Slot(0), Generation(1), successor=worker(1)).is_empty
     assert not SlotRecord(Slot(0), Generation(1), leaving=[worker(1)]).is_empty
+
+
+def test_slots_have_names_for_people() -> None:
+    """The agent's has no number that would mean anything to them."""
+    assert [place(AGENT), place(Slot(0))] == ["the agent", "slot 0"]

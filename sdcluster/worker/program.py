@@ -1,0 +1,139 @@
+"""The worker that a program of the user's is: its messages, its listeners, its leave.
+
+A thread with an event loop of its own speaks to the master, so that a program of any kind can be a
+worker: asyncio, threads, or none of both.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from sdcluster.errors import ClusterError
+from sdcluster.wire.messages import Frame, Kind
+from sdcluster.worker.intake import tell
+from sdcluster.worker.listening import Listening
+from sdcluster.worker.member import Member
+
+LEAVE_GRACE_S = 5.0
+"""How much longer than the master a worker waits for its own end, should nobody else end it."""
+QUIET_S = 0.02
+"""How long a worker that leaves must have nothing to do before it ends."""
+NUDGE = signal.SIGRTMAX
+"""A signal that does nothing but to interrupt a system call."""
+NUDGES = 20
+NUDGE_INTERVAL_S = 0.05
+
+
+class ProgramMember(Member):
+    """The worker that this process is."""
+
+    events = ("message", "disconnect")
+
+    def __init__(
+        self,
+        number: int,
+        control: socket.socket,
+        channel: socket.socket,
+        *,
+        drain_timeout_s: float,
+    ) -> None:
+        super().__init__(number)
+        self._control = control
+        self._channel = channel
+        self._own_loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="sdcluster", daemon=True)
+        self._drain_timeout_s = drain_timeout_s
+        self._listening = Listening(self._requests, self._send_later)
+
+    def start(self) -> None:
+        """Begin to listen to the master, and tell it that this worker runs."""
+        assert self._thread is not None
+        self._thread.start()
+        self._call(self._begin_all)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._own_loop)
+        self._own_loop.run_forever()
+
+    def _begin_all(self) -> None:
+        self._begin(self._channel)
+        self._control.setblocking(False)
+        self._own_loop.add_reader(self._control, self._read_control)
+        tell(self._control, READY=1)
+
+    def listen(self, request: Mapping[str, Any]) -> socket.socket:
+        """Return a socket that listens where `request` says, for all workers that ask the same.
+
+        Raises OSError as bind(2) and listen(2) do.
+        """
+        if threading.current_thread() is self._thread:
+            raise ClusterError("listen cannot be called from a handler without an event loop")
+        return self._listening.open(request)
+
+    # Leaving.
+
+    def disconnect(self) -> None:
+        """Leave: take no more connections, and exit when those there are have been closed."""
+        self.exited_after_disconnect = True
+        tell(self._control, STOPPING=1)
+
+    def kill(self, number: int = signal.SIGTERM) -> None:
+        """End this worker as if the master did."""
+        self.exited_after_disconnect = True
+        self._send(Frame(Kind.DISCONNECT))
+        os.kill(self.pid, number)
+
+    def _read_control(self) -> None:
+        try:
+            data = self._control.recv(16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._own_loop.remove_reader(self._control)
+            self._leave()
+
+    def _deserted(self) -> None:
+        super()._deserted()
+        self._leave()
+
+    def _leave(self) -> None:
+        """No more connections come: the master has said so, or is dead."""
+        if self.is_leaving:
+            return
+        self.is_leaving = True
+        self._listening.stop()
+        self._tell("disconnect")
+        self._own_loop.call_later(self._drain_timeout_s, self._end)
+        self._own_loop.call_later(self._drain_timeout_s + LEAVE_GRACE_S, self._give_up)
+        self._own_loop.call_later(QUIET_S, self._end_when_idle, self._listening.is_idle())
+
+    def _end_when_idle(self, was_idle: bool) -> None:
+        """End when there was nothing to do twice: a connection may be in the act of being taken."""
+        is_idle = self._listening.is_idle()
+        if is_idle and was_idle:
+            self._end()
+        else:
+            self._own_loop.call_later(QUIET_S, self._end_when_idle, is_idle)
+
+    def _end(self) -> None:
+        """Interrupt the program, wherever it is, so that it ends as with Ctrl-C."""
+        ident = threading.main_thread().ident
+        if ident is not None:
+            signal.pthread_kill(ident, signal.SIGINT)
+            self._nudge(ident, NUDGES)
+
+    def _nudge(self, ident: int, times: int) -> None:
+        """Have a thread look for signals: one that comes just before it waits does not wake it."""
+        signal.pthread_kill(ident, NUDGE)
+        if times:
+            self._own_loop.call_later(NUDGE_INTERVAL_S, self._nudge, ident, times - 1)
+
+    def _give_up(self) -> None:
+        """End at once: this process should be dead, and so may the master be who ends such."""
+        os.kill(self.pid, signal.SIGKILL)

@@ -1,0 +1,92 @@
+"""The worker of a service: its messages go over the event loop that the app is served on."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from typing import Any
+
+from sdcluster import requests
+from sdcluster.errors import ClusterError
+from sdcluster.wire.messages import MASTER, Frame
+from sdcluster.worker.intake import tell
+from sdcluster.worker.member import Member
+
+NO_AGENT = "the service has no agent; name one in its configuration: agent = 'MODULE:FUNCTION'"
+
+
+class AgentPeer:
+    """The agent, as a worker reaches it."""
+
+    def __init__(self, member: "ServiceMember") -> None:
+        self._member = member
+
+    def send(self, message: Any) -> bool:
+        """Send it a message that JSON can express.
+
+        Returns False when so much waits to be read that the caller should wait, see `drain`. Raises
+        `ClusterError` when it cannot be sent.
+        """
+        return self._member.send(message)
+
+    async def drain(self) -> None:
+        """Wait until it has read enough for `send` to return True again."""
+        await self._member.drain()
+
+    async def request(self, message: Any, *, timeout_s: float = requests.DEFAULT_TIMEOUT_S) -> Any:
+        """Ask it, and return what its handler returns, see `cluster.on_request`.
+
+        While it is being started again the request waits. Raises `ClusterError` when there is no
+        answer to come, TimeoutError when it does not come.
+        """
+        return await self._member.request(message, timeout_s=timeout_s)
+
+    def ask(self, message: Any, *, timeout_s: float = requests.DEFAULT_TIMEOUT_S) -> Any:
+        """As `request`, for threads that have no event loop, as those of WSGI: it waits."""
+        return self._member.ask(message, timeout_s=timeout_s)
+
+
+class ServiceMember(Member):
+    """The worker that this process is, or is yet to be: an app that is imported adds handlers."""
+
+    def __init__(self, *, has_agent: bool) -> None:
+        super().__init__()
+        self._has_agent = has_agent
+        self._control: socket.socket | None = None
+
+    def join(
+        self,
+        number: int,
+        channel: socket.socket,
+        control: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Be the worker of that number from now on, in the loop that runs."""
+        self.id = number
+        self._control = control
+        self._thread = threading.current_thread()
+        self._loop = self._app_loop = loop
+        self._begin(channel)
+
+    @property
+    def agent(self) -> AgentPeer:
+        """The agent. Raises `ClusterError` when there is none."""
+        if not self._has_agent:
+            raise ClusterError(NO_AGENT)
+        return AgentPeer(self)
+
+    def _send(self, frame: Frame) -> bool:
+        if frame.peer == MASTER and not self._has_agent:
+            raise ClusterError(NO_AGENT)
+        return super()._send(frame)
+
+    def disconnect(self) -> None:
+        """Leave, as soon as another worker serves in this one's place."""
+        if self._control is not None:
+            self.exited_after_disconnect = True
+            tell(self._control, X_WORN=1)
+
+    def kill(self, number: int = signal.SIGTERM) -> None:
+        """Send this worker a signal."""
+        os.kill(self.pid, number)
