@@ -15,7 +15,7 @@ from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.states import AGENT, Generation, Phase, Policy, Slot, WorkerId, WorkerState
 from sdcluster.core.supervisor import Supervisor
-from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError, SpawnError, reason_of
+from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError, SpawnError
 from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.chronicle import Chronicle
@@ -239,10 +239,9 @@ class Cluster:
             if slot != AGENT:
                 descriptors += self._traffic.descriptors(slot)
             self.children.spawn(worker, slot, generation, listeners=descriptors)
-        except (SpawnError, ListenError, OSError) as error:
+        except (SpawnError, ListenError) as error:
             self._relay.leaves(worker)
-            reason = reason_of(error) if isinstance(error, OSError) else str(error)
-            self.feed(ev.ForkFailed(worker, reason))
+            self.feed(ev.ForkFailed(worker, str(error)))
             return
         self._relay.given(worker)
 

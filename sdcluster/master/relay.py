@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sdcluster.descriptors import close_all, duplicates
-from sdcluster.errors import ProtocolError, reason_of
+from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
 from sdcluster.messaging import Messenger
 from sdcluster.wire.messages import ALL, MASTER, Frame, Kind, refusal
@@ -74,8 +74,11 @@ class Relay:
         self._dropped: set[int] = set()
 
     def open(self, worker: int, *, is_agent: bool) -> int:
-        """Return the descriptor of the channel for a process to be. Raises OSError."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        """Return the descriptor of the channel for a process to be. Raises `SpawnError`."""
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise SpawnError(f"cannot start a process: {reason_of(error)}") from error
         messenger = Messenger(
             ours,
             self._loop,

@@ -88,6 +88,15 @@ class Service:
         url = f"http://127.0.0.1:{self.port}{path}"
         return self.vm.run("curl", "-s", "-m", "10", url, check=False).stdout
 
+    def wait_get(self, beginning: str, path: str = "/") -> str:
+        """Ask until the answer begins so, and return it."""
+
+        def ask() -> str | None:
+            answer = self.get(path)
+            return answer if answer.startswith(beginning) else None
+
+        return wait_until(ask, f"an answer that begins with {beginning!r}")
+
     def status(self) -> Mapping[str, Any]:
         """Return what `sdcluster status` tells."""
         done = self.vm.run("sdcluster", "status", self.name, "--json")
