@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 _LOCK = OWN + b"lock:"
 """Before the name of a lock: no key of the user's begins so."""
+_LONGEST_KEY_BYTES = MAX_KEY_BYTES - len(_LOCK) - 11
 
 
 class Cache:
@@ -35,8 +36,7 @@ class Cache:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a value, or `default` when there is none."""
-        name = _name(key)
-        data = self._store.get_many([name]).get(name)
+        data = self._store.get(_name(key))
         return default if data is None else values.loads(data, self._serializer)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -258,8 +258,8 @@ def _name(key: str) -> bytes:
     if not isinstance(key, str):
         raise TypeError(f"{key!r} is no key: a key is text")
     name = key.encode()
-    if not name or name.startswith(OWN) or len(name) > MAX_KEY_BYTES - len(_LOCK) - 11:
-        raise ValueError(f"{key[:40]!r} is no key: 1 to {MAX_KEY_BYTES - len(_LOCK) - 11} bytes")
+    if not name or name.startswith(OWN) or len(name) > _LONGEST_KEY_BYTES:
+        raise ValueError(f"{key[:40]!r} is no key: 1 to {_LONGEST_KEY_BYTES} bytes")
     return name
 
 

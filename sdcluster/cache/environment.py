@@ -1,6 +1,6 @@
 """LMDB's environment in a folder: one for each process, opened anew by a child after fork(2).
 
-Here is who may have a folder, and how it is opened and shared; what is in it, `embedded` says.
+Here is who may have a folder, and how it is opened and shared; what is in it, `entries` says.
 """
 
 import errno
@@ -23,6 +23,8 @@ _LOCK_BYTES = 64 * MAX_READERS + 4096
 """The size of LMDB's lock file."""
 _SMALLEST_BYTES = 2 * os.sysconf("SC_PAGE_SIZE")
 """The size of LMDB's data file when nothing is in it."""
+_LAYOUT = b"2"
+"""How entries are written: another version's are refused."""
 _LIMIT = struct.Struct("<Q")
 
 
@@ -37,6 +39,7 @@ class Environment:
         self.limit = limit
         self.owner = owner
         self.lmdb = _lmdb()
+        self.failures = (self.lmdb.Error, OSError)
         self.databases: dict[bytes, Any] = {}
         self.opening = threading.Lock()
         self._env: Any = None
@@ -163,10 +166,15 @@ class Environment:
         with env.begin(write=True) as transaction:
             owner = transaction.get(b"owner")
             if owner is None:
+                transaction.put(b"layout", _LAYOUT)
                 transaction.put(b"owner", self.owner.encode())
                 transaction.put(b"limit", _LIMIT.pack(self.limit))
                 return self.limit
             _check_owner(self.path, owner.decode(), self.owner)
+            if transaction.get(b"layout") != _LAYOUT:
+                raise CacheError(
+                    f"the cache in {self.path} is another version's; stop who uses it and remove it"
+                )
             return int(_LIMIT.unpack(transaction.get(b"limit"))[0])
 
 

@@ -21,14 +21,22 @@ class Gate:
 
     def _renew(self) -> None:
         self._changed = threading.Condition()
-        self._inside = 0
+        self._inside: list[None] = []
+        """One for each transaction. A lock to change it under would cost more than a read."""
         self._forks = 0
 
     def __enter__(self) -> None:
+        self._inside.append(None)
+        if self._forks:  # In this order: a fork that begins now has seen it inside.
+            self._wait_outside()
+
+    def _wait_outside(self) -> None:
         with self._changed:
             while self._forks:
-                self._changed.wait()
-            self._inside += 1
+                self._inside.pop()
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._forks)
+                self._inside.append(None)
 
     def __exit__(
         self,
@@ -36,9 +44,11 @@ class Gate:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify_all()
+        if self._inside:  # A child that was forked in here, by a signal's handler, has none.
+            self._inside.pop()
+        if self._forks:
+            with self._changed:
+                self._changed.notify_all()
 
     def guard(self, renew: Callable[[], None]) -> None:
         """Hold it at each fork(2) of this process from now on, and call `renew` in the child."""
@@ -54,7 +64,7 @@ class Gate:
     def _close(self) -> None:
         with self._changed:
             self._forks += 1
-            self._changed.wait_for(lambda: self._inside <= 0, LONGEST_WAIT_S)
+            self._changed.wait_for(lambda: not self._inside, LONGEST_WAIT_S)
 
     def _open(self) -> None:
         with self._changed:

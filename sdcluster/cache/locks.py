@@ -38,7 +38,7 @@ class Lock:
             return True
         if not self._store.is_local:
             return False
-        holder = self._store.get_many([self._key]).get(self._key)
+        holder = self._store.get(self._key)
         if holder is None or not _is_gone(holder):
             return False
         return self._store.replace(self._key, holder, self._token, self._ttl_s)

@@ -70,6 +70,11 @@ class RemoteStore:
     def _key(self, key: bytes) -> bytes:
         return self._prefix + key
 
+    def get(self, key: bytes) -> bytes | None:
+        """Return a value, or None when there is none."""
+        value: bytes | None = self._run(lambda: self._client.get(self._key(key)))
+        return value
+
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of the keys that are there."""
         if not keys:

@@ -19,6 +19,9 @@ class Store(Protocol):
     is_local: bool
     """Whether all who share it are processes of this machine."""
 
+    def get(self, key: bytes) -> bytes | None:
+        """Return a value, or None when there is none."""
+
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of the keys that are there."""
 

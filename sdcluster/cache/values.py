@@ -14,6 +14,9 @@ from sdcluster.errors import CacheError
 Serializer = Literal["json", "pickle"]
 
 _BYTES, _TEXT, _FLOAT, _JSON, _PICKLE = b"\0", b"\1", b"\2", b"\3", b"\4"
+# The keys sorted: equal values are equal bytes, which `compare_and_set` compares.
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+_DECODER = json.JSONDecoder()
 _NUMBER = re.compile(rb"-?[0-9]{1,4300}")
 
 
@@ -40,8 +43,7 @@ def _dumps(value: Any, serializer: Serializer) -> bytes:
             return _FLOAT + value.hex().encode()
     if serializer == "pickle":
         return _PICKLE + pickle.dumps(value)
-    # The keys sorted: equal values are equal bytes, which `compare_and_set` compares.
-    return _JSON + json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    return _JSON + _ENCODER.encode(value).encode()
 
 
 def loads(data: bytes, serializer: Serializer) -> Any:
@@ -59,6 +61,15 @@ def loads(data: bytes, serializer: Serializer) -> Any:
     raise CacheError("the cache holds a value that somebody else has written")
 
 
+def _parse(data: bytes) -> Any:
+    """Do what `json.loads` does, which first asks in which encoding it is."""
+    text = data.decode()
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"it goes on after its end: {text[end:][:20]!r}")
+    return value
+
+
 def _unpickle(data: bytes, serializer: Serializer) -> Any:
     if serializer != "pickle":
         raise CacheError('the cache holds a pickled value; read it with serializer="pickle"')
@@ -72,5 +83,5 @@ _READERS: dict[bytes, Callable[[bytes], Any]] = {
     _BYTES: bytes,
     _TEXT: lambda data: data.decode("utf-8", "surrogatepass"),
     _FLOAT: lambda data: float.fromhex(data.decode()),
-    _JSON: json.loads,
+    _JSON: _parse,
 }

@@ -14,7 +14,7 @@ from conftest import Share
 from processes import is_stopped
 from waiting import at_once, wait_until
 
-from sdcluster.cache import Cache, CacheError, connect, embedded
+from sdcluster.cache import Cache, CacheError, connect, embedded, entries
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount and to be another")
 
@@ -106,7 +106,7 @@ def totals(cache: Cache) -> int:
     """Return what the cache takes for the size of all that is in it."""
     store = cache._store
     assert isinstance(store, embedded.EmbeddedStore)
-    return store._run(lambda transaction: store._totals(transaction)[0], write=False)
+    return store._run(lambda transaction: entries.totals(transaction)[0], write=False)
 
 
 def test_readers_that_die_do_not_fill_it(url: str, cache: Cache, share: Share) -> None:
@@ -263,6 +263,56 @@ def test_oldest_go_first(cache: Cache) -> None:
     assert sorted(there) == ["key0", *(f"key{number}" for number in range(2, 9))]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_order_is_exact_whatever_is_written_over(cache: Cache, seed: int) -> None:
+    """What is there is what a list of the writes says, as it fills and long after."""
+    chance = random.Random(seed)
+    written: dict[str, int] = {}  # The first is the oldest.
+    for _ in range(3000):
+        key = f"key{chance.randrange(80):02}"
+        match chance.randrange(10):
+            case 0:
+                assert cache.delete(key) == (written.pop(key, None) is not None)
+            case 1:
+                assert cache.touch(key, ttl=chance.choice([None, 60])) == (key in written)
+                if key in written:
+                    written[key] = written.pop(key)
+            case _:
+                size = chance.randrange(40_000)
+                cache.set(key, bytes(size), ttl=chance.choice([None, 50, 60]))
+                written.pop(key, None)
+                written[key] = size
+        while sum(size + 1 + len(one) + 64 for one, size in written.items()) > 1_000_000:
+            del written[next(iter(written))]
+    there = cache.get_many([f"key{number:02}" for number in range(80)])
+    assert {key: len(value) for key, value in there.items()} == written
+
+
+def test_end_that_is_put_off_or_brought_forward_is_kept(cache: Cache) -> None:
+    """By a write over the value; what is over is removed, and nothing else."""
+    for number in range(60):
+        cache.set(f"later{number}", bytes(1000), ttl=0.05)
+        cache.set(f"later{number}", 1, ttl=60)
+        cache.set(f"never{number}", bytes(1000), ttl=0.05)
+        cache.set(f"never{number}", 1)
+    cache.set("mark", 1, ttl=0.05)
+    before = totals(cache)
+    for number in range(60):
+        cache.set(f"sooner{number}", bytes(1000), ttl=60)
+        cache.set(f"sooner{number}", bytes(1000), ttl=0.05)
+    wait_until(lambda: cache.get("mark") is None, "the first end")
+
+    def small() -> bool:
+        cache.set("later0", 1, ttl=60)
+        return totals(cache) < before
+
+    wait_until(small, "the removal of what is over", timeout_s=5)
+    keys = [f"{kind}{number}" for kind in ("later", "never") for number in range(60)]
+    assert len(cache.get_many(keys)) == 120
+    assert cache.clear() == 120
+    assert totals(cache) == 0
+
+
 def test_what_is_over_goes_before_what_is_not(cache: Cache) -> None:
     """Though it was written last."""
     for number in range(40):
@@ -388,6 +438,17 @@ def test_folder_of_another_instance_is_refused(
         connect(url)
     monkeypatch.setenv("SDCLUSTER_INSTANCE", "shop")
     connect(url).close()
+
+
+def test_folder_of_another_version_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be read."""
+    with monkeypatch.context() as older:
+        older.setattr("sdcluster.cache.environment._LAYOUT", b"0")
+        connect(url).close()
+    # In this process the environment of before would be found again.
+    monkeypatch.setattr("sdcluster.cache.environment._environments", {})
+    with pytest.raises(CacheError, match="another version's; stop who uses it and remove it"):
+        connect(url)
 
 
 FILLS = """
