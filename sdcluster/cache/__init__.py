@@ -30,6 +30,7 @@ _default: Cache | None = None
 
 def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
     """Return the cache at a URL, or the instance's own. Raises `CacheError`."""
+    url = url or os.environ.get(VARIABLE, "")
     name = os.environ.get("SDCLUSTER_INSTANCE", "default")
     try:
         parts = urlsplit(url)
@@ -89,5 +90,5 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_") or not hasattr(Cache, name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _default is None:
-        _default = connect(os.environ.get(VARIABLE, ""))
+        _default = connect()
     return getattr(_default, name)

@@ -73,16 +73,22 @@ class Cache:
         """Let a value live for `ttl` from now on; tell whether it is there."""
         return self.delete(key) if _is_over(ttl) else self._store.touch(_name(key), ttl)
 
-    def incr(self, key: str, delta: int = 1, *, ttl: float | None = None) -> int:
+    def incr(
+        self, key: str, delta: int = 1, *, ttl: float | None = None, create: bool = True
+    ) -> int:
         """Add to a number and return it; it begins at 0, and `ttl` counts from there.
 
-        Raises TypeError when the value or `delta` is no int.
+        Raises TypeError when the value or `delta` is no int, and KeyError when there is no value
+        and none is to be created.
         """
         _is_over(ttl)
         if not isinstance(delta, int):
             raise TypeError(f"{delta!r} is no int")
-        number = self._store.incr(_name(key), delta, ttl)
+        name = _name(key)
+        number = self._store.incr(name, delta, ttl, create=create)
         if number is None:
+            if not create and self._store.get(name) is None:
+                raise KeyError(key)
             raise TypeError(f"the value of {key!r} is no int")
         return number
 
@@ -182,9 +188,11 @@ class Cache:
         """As `touch`."""
         return await self._off(lambda: self.touch(key, ttl=ttl))
 
-    async def aincr(self, key: str, delta: int = 1, *, ttl: float | None = None) -> int:
+    async def aincr(
+        self, key: str, delta: int = 1, *, ttl: float | None = None, create: bool = True
+    ) -> int:
         """As `incr`."""
-        return await self._off(lambda: self.incr(key, delta, ttl=ttl))
+        return await self._off(lambda: self.incr(key, delta, ttl=ttl, create=create))
 
     async def aclear(self, prefix: str = "") -> int:
         """As `clear`."""

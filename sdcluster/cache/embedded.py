@@ -113,12 +113,16 @@ class EmbeddedStore:
 
         return self._run(touch)
 
-    def incr(self, key: bytes, delta: int, ttl_s: float | None) -> int | None:
-        """Add to a decimal number; None when what is there is no number."""
+    def incr(
+        self, key: bytes, delta: int, ttl_s: float | None, *, create: bool = True
+    ) -> int | None:
+        """Add to a decimal number; None when what is there is no number, or is not created."""
 
         def incr(transaction: Any) -> int | None:
             entry = self._entries.live(transaction, key)
             if entry is None:
+                if not create:
+                    return None
                 number, ends = 0, _end(ttl_s)
             else:
                 digits = entry[HEAD.size :]

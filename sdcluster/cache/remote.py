@@ -30,6 +30,7 @@ return redis.call('DEL', KEYS[1])
 """
 _INCR = """
 local new = redis.call('EXISTS', KEYS[1]) == 0
+if new and ARGV[3] == '0' then return false end
 local number = redis.call('INCRBY', KEYS[1], ARGV[1])
 if new and ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return number
@@ -111,13 +112,16 @@ class RemoteStore:
             return bool(self._run(lambda: self._client.exists(self._key(key))))
         return bool(self._run(lambda: self._client.pexpire(self._key(key), ttl_ms)))
 
-    def incr(self, key: bytes, delta: int, ttl_s: float | None) -> int | None:
-        """Add to a decimal number; None when what is there is no number."""
-        arguments = (self._key(key), delta, _ms(ttl_s) or "")
+    def incr(
+        self, key: bytes, delta: int, ttl_s: float | None, *, create: bool = True
+    ) -> int | None:
+        """Add to a decimal number; None when what is there is no number, or is not created."""
+        arguments = (self._key(key), delta, _ms(ttl_s) or "", int(create))
 
         def incr() -> int | None:
             try:
-                return int(self._client.eval(_INCR, 1, *arguments))
+                number: int | None = self._client.eval(_INCR, 1, *arguments)
+                return number
             except self._redis.ResponseError as error:
                 if "not an integer" in str(error):
                     return None

@@ -40,10 +40,12 @@ class Store(Protocol):
     def touch(self, key: bytes, ttl_s: float | None) -> bool:
         """Let a value live from now on for `ttl_s`; tell whether it is there."""
 
-    def incr(self, key: bytes, delta: int, ttl_s: float | None) -> int | None:
+    def incr(
+        self, key: bytes, delta: int, ttl_s: float | None, *, create: bool = True
+    ) -> int | None:
         """Add to a decimal number, 0 if there is none; `ttl_s` is for a new one.
 
-        Returns None when what is there is no such number.
+        Returns None when what is there is no such number, or nothing and none is to be created.
         """
 
     def clear(self, prefix: bytes) -> int:

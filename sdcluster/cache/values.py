@@ -25,8 +25,10 @@ def dumps(value: Any, serializer: Serializer) -> bytes:
     try:
         return _dumps(value, serializer)
     except (TypeError, ValueError, RecursionError, AttributeError, pickle.PicklingError) as error:
-        what = "JSON" if serializer == "json" else "pickle"
-        raise TypeError(f"a {type(value).__name__} is no {what}: {error}") from error
+        what, hint = "pickle", ""
+        if serializer == "json":
+            what, hint = "JSON", '; serializer="pickle" would take more'
+        raise TypeError(f"a {type(value).__name__} is no {what}: {error}{hint}") from error
 
 
 def _dumps(value: Any, serializer: Serializer) -> bytes:

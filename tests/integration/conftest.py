@@ -1,5 +1,6 @@
 """Fixtures for tests with real processes: an instance started in a folder of its own."""
 
+import itertools
 import os
 import socket
 import sys
@@ -22,6 +23,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 """
 """An ASGI app that answers with its slot and pid."""
+
+_numbers = itertools.count()
 
 Start = Callable[..., Instance]
 Launch = Callable[..., Instance]
@@ -157,3 +160,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return where a new cache is, in each kind of store."""
+    monkeypatch.setenv("SDCLUSTER_INSTANCE", f"test{os.getpid()}-{next(_numbers)}")
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_server").url)
+    return f"lmdb://{tmp_path}/cache?size_mb=4"

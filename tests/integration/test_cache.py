@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import math
 import os
 import threading
@@ -18,17 +17,6 @@ from waiting import wait_until
 
 from sdcluster import cache as module
 from sdcluster.cache import Cache, CacheError, connect
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(params=["lmdb", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return where a new cache is, in each kind of store."""
-    monkeypatch.setenv("SDCLUSTER_INSTANCE", f"test{os.getpid()}-{next(_numbers)}")
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_server").url)
-    return f"lmdb://{tmp_path}/cache?size_mb=4"
 
 
 @pytest.fixture

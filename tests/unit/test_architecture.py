@@ -21,6 +21,9 @@ PURE = {"collections", "dataclasses", "enum", "functools", "itertools", "math", 
 ENGINE = {"uvicorn", "uvloop", "httptools", "a2wsgi"}
 """What a worker finds in the app's own environment, or is lent by ours."""
 
+FRAMEWORKS = {"cachelib", "django"}
+"""What an app brings along, and the module of the cache that is named after it."""
+
 SHARED = {
     "sdcluster",
     "sdcluster.address",
@@ -49,7 +52,7 @@ BOTH_SIDES = {
 
 ARROWS = {
     # package: (own modules it may import, other packages beside the standard library)
-    "cache": ({"sdcluster.cache", "sdcluster.errors"}, {"lmdb", "redis"}),
+    "cache": ({"sdcluster.cache", "sdcluster.errors"}, {"lmdb", "redis", *FRAMEWORKS}),
     "core": ({"sdcluster.core"}, set()),
     "wire": ({"sdcluster.wire", "sdcluster.errors"}, set()),
     "worker": (
@@ -118,6 +121,15 @@ def test_shared_module_knows_no_package(name: str) -> None:
     for imported in imports(module):
         top = imported.split(".")[0]
         assert top in sys.stdlib_module_names or belongs(imported, SHARED), imported
+
+
+def test_framework_is_imported_by_its_own_module_alone() -> None:
+    """Nobody else may need it, and nobody of ours imports that module."""
+    for module in MODULES:
+        for name in imports(module):
+            if (top := name.split(".")[0]) in FRAMEWORKS:
+                assert name_of(module) == f"sdcluster.cache.{top}"
+            assert name not in {f"sdcluster.cache.{one}" for one in FRAMEWORKS}
 
 
 def test_nobody_imports_the_command_line() -> None:
