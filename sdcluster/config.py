@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sdcluster import cpus, textfile
+from sdcluster import cacheurl, cpus, textfile
 from sdcluster.address import Address, parse
 from sdcluster.environment import EnvironmentFileError, parse_environment_file
 from sdcluster.errors import ConfigError
@@ -249,6 +249,13 @@ def _environment(value: object) -> dict[str, str]:
     return dict(value)
 
 
+def _cache(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("is not a text, such as lmdb:///srv/hello/cache?size_mb=256")
+    cacheurl.parse(value)
+    return value
+
+
 def _root_path(value: object) -> str:
     text = _text(value)
     if not text.startswith("/") or text.endswith("/"):
@@ -274,6 +281,7 @@ KEYS: Mapping[str, Key] = {
     "venv": Key(_text),
     "environment": Key(_environment),
     "environment_file": Key(_text),
+    "cache": Key(_cache),
     "listen": Key(_listen),
     "workers": Key(_workers),
     "ready_workers": Key(_integer(1, MAX_WORKERS)),
@@ -294,6 +302,12 @@ KEYS: Mapping[str, Key] = {
     "forwarded_allow_ips": Key(_addresses, for_command=False),
     "root_path": Key(_root_path, for_command=False),
 }
+
+
+_MADE_OF_SEVERAL = frozenset(
+    {"directory", "venv", "environment", "environment_file", "cache", "ready_workers"}
+)
+"""The keys whose value is not taken as it is."""
 
 
 def _build(
@@ -343,11 +357,7 @@ def _build(
         wrong("max_requests_jitter", "does nothing without max_requests; give both")
     if problems:
         raise ConfigError(problems)
-    plain = {
-        key: value
-        for key, value in checked.items()
-        if key not in ("directory", "venv", "environment", "environment_file", "ready_workers")
-    }
+    plain = {key: value for key, value in checked.items() if key not in _MADE_OF_SEVERAL}
     return Config(
         **{
             "scheduling": "shared" if command else "round-robin",
@@ -434,8 +444,12 @@ def _all_environment(
             wrong("environment_file", f"{path} {error}")
         except EnvironmentFileError as error:
             wrong("environment_file", f"{path}: {error}")
-    own: dict[str, str] = checked.get("environment", {})
-    return environment | own
+    environment |= checked.get("environment", {})
+    if "cache" in checked:
+        if cacheurl.VARIABLE in environment:
+            wrong("cache", f"the environment has {cacheurl.VARIABLE} too; keep one of the two")
+        environment[cacheurl.VARIABLE] = checked["cache"]
+    return environment
 
 
 def _executable(

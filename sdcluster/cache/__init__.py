@@ -12,16 +12,14 @@ import os
 import stat
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from sdcluster import cacheurl
 from sdcluster.cache.cache import Cache
-from sdcluster.cache.embedded import DEFAULT_SIZE_MB, EmbeddedStore
+from sdcluster.cache.embedded import EmbeddedStore
 from sdcluster.cache.values import Serializer
 from sdcluster.errors import CacheError, reason_of
 
-VARIABLE = "SDCLUSTER_CACHE"
 MEMORY = Path("/dev/shm")
-SMALLEST_MB, LARGEST_MB = 0.01, 1_000_000
 
 __all__ = ["Cache", "CacheError", "connect"]
 
@@ -30,41 +28,17 @@ _default: Cache | None = None
 
 def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
     """Return the cache at a URL, or the instance's own. Raises `CacheError`."""
-    url = url or os.environ.get(VARIABLE, "")
     name = os.environ.get("SDCLUSTER_INSTANCE", "default")
     try:
-        parts = urlsplit(url)
+        parts = cacheurl.parse(url or os.environ.get(cacheurl.VARIABLE, ""))
     except ValueError as error:
-        raise CacheError(f"the URL of the cache is wrong: {error}") from error
-    if parts.scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
+        raise CacheError(str(error)) from error
+    if parts.remote:
         from sdcluster.cache.remote import RemoteStore
 
-        return Cache(RemoteStore(url, prefix=f"sdcluster:{name}:"), serializer=serializer)
-    if parts.scheme not in ("", "lmdb"):
-        raise CacheError(
-            f"a cache is lmdb://, redis://, valkey:// or unix://, and not {parts.scheme}://"
-        )
-    return Cache(_embedded(parts, name), serializer=serializer)
-
-
-def _embedded(parts: SplitResult, name: str) -> EmbeddedStore:
-    if parts.netloc or (not parts.scheme and parts.path):
-        raise CacheError(f"{parts.geturl()}: an embedded cache is lmdb:///FOLDER, three slashes")
-    size_mb = _size_mb(parts) if parts.query else DEFAULT_SIZE_MB
-    folder = Path(unquote(parts.path)) if parts.path else _folder(name)
-    return EmbeddedStore(folder, size_mb=size_mb, owner=name)
-
-
-def _size_mb(parts: SplitResult) -> float:
-    try:
-        size_mb = float(parse_qs(parts.query, strict_parsing=True)["size_mb"][0])
-    except (KeyError, ValueError):
-        size_mb = 0.0
-    if not SMALLEST_MB <= size_mb <= LARGEST_MB:
-        raise CacheError(
-            f"{parts.geturl()}: size_mb is a number of megabytes from {SMALLEST_MB} to {LARGEST_MB}"
-        )
-    return size_mb
+        return Cache(RemoteStore(parts.remote, prefix=f"sdcluster:{name}:"), serializer=serializer)
+    folder = Path(parts.folder) if parts.folder else _folder(name)
+    return Cache(EmbeddedStore(folder, size_mb=parts.size_mb, owner=name), serializer=serializer)
 
 
 def _folder(name: str) -> Path:

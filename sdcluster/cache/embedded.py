@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from sdcluster.cache.entries import HEAD, Entries, now
 from sdcluster.cache.environment import GATE, environment
 
-DEFAULT_SIZE_MB = 64
-
 T = TypeVar("T")
 
 
@@ -25,7 +23,7 @@ class EmbeddedStore:
 
     is_local = True
 
-    def __init__(self, path: Path, *, size_mb: float = DEFAULT_SIZE_MB, owner: str = "") -> None:
+    def __init__(self, path: Path, *, size_mb: float, owner: str = "") -> None:
         limit = int(size_mb * 1_000_000)
         self._environment = environment(path, limit=limit, owner=owner, user=id(self))
         self._entries = Entries(self._environment)

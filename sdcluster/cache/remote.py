@@ -59,7 +59,9 @@ class RemoteStore:
                 # None: what has no answer may have been done, and one would wait for each.
                 retry=self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
             )
-        except ValueError as error:
+            pool = self._client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # TypeError for an option it has not.
+        except (ValueError, TypeError) as error:
             raise CacheError(f"the cache at {self._where}: the URL is wrong") from error
 
     def _run(self, action: Callable[[], T]) -> T:

@@ -116,6 +116,14 @@ def test_password_is_in_no_message(server: RedisServer) -> None:
         assert str(server.port) in str(caught.value)
 
 
+def test_option_that_redis_py_has_not_is_told() -> None:
+    """When the cache is made, and not by a TypeError of the first call."""
+    with pytest.raises(CacheError, match=r"^the cache at redis://host: the URL is wrong$"):
+        connect("redis://host?no_such_option=secret")
+    with pytest.raises(CacheError, match=r"^the cache at redis://host: the URL is wrong$"):
+        connect("redis://host?socket_timeout=soon")
+
+
 def test_package_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs it."""
     monkeypatch.setitem(sys.modules, "redis", None)

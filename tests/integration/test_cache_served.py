@@ -72,3 +72,22 @@ def test_workers_count_together_whatever_happens_to_them(
     assert sorted(counted) == list(range(1, 91))
     assert int(fetch(instance.address, "/imports").text) == (2 if preload == "true" else 7)
     assert (runtime_directory / "cache" / "data.mdb").exists()
+
+
+def test_configuration_says_where_it_is(
+    start: Start, tmp_path: Path, runtime_directory: Path
+) -> None:
+    """All workers of a generation have the cache of its key; a reload takes a new one."""
+
+    def config(folder: str) -> str:
+        return f'app = "app:app"\nworkers = 2\ncache = "lmdb://{tmp_path}/{folder}?size_mb=1"\n'
+
+    instance = start(COUNTING, config=config("first"))
+    counted = [int(answer.text.split()[0]) for answer in fetch_many(instance.address, 20)]
+    assert sorted(counted) == list(range(1, 21))
+    (tmp_path / "test0.toml").write_text(config("second"))
+    assert instance.reload().returncode == 0
+    assert fetch(instance.address).text.split()[0] == "1"
+    for folder in ("first", "second"):
+        assert (tmp_path / folder / "data.mdb").exists()
+    assert not (runtime_directory / "cache").exists()

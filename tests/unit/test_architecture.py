@@ -27,6 +27,7 @@ FRAMEWORKS = {"cachelib", "django"}
 SHARED = {
     "sdcluster",
     "sdcluster.address",
+    "sdcluster.cacheurl",
     "sdcluster.config",
     "sdcluster.cpus",
     "sdcluster.environment",
@@ -52,7 +53,10 @@ BOTH_SIDES = {
 
 ARROWS = {
     # package: (own modules it may import, other packages beside the standard library)
-    "cache": ({"sdcluster.cache", "sdcluster.errors"}, {"lmdb", "redis", *FRAMEWORKS}),
+    "cache": (
+        {"sdcluster.cache", "sdcluster.cacheurl", "sdcluster.errors"},
+        {"lmdb", "redis", *FRAMEWORKS},
+    ),
     "core": ({"sdcluster.core"}, set()),
     "wire": ({"sdcluster.wire", "sdcluster.errors"}, set()),
     "worker": (

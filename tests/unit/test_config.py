@@ -98,6 +98,7 @@ TAKEN = [
     ("interface = 'wsgi'", "interface", "wsgi"),
     ("app = 'shop.web:make.app()'", "app", "shop.web:make.app()"),
     ("environment = { A = '1', _b = '' }", "environment", {"A": "1", "_b": ""}),
+    ("cache = 'lmdb:///c'", "environment", {"SDCLUSTER_CACHE": "lmdb:///c"}),
     ("listen = 80", "listen", (Address("tcp6", "::", 80, ""),)),
     ("listen = '[::1]:80'", "listen", (Address("tcp6", "::1", 80, ""),)),
     (
@@ -194,6 +195,11 @@ REFUSED = [
     ("environment = { A = 1 }", "A = 1 is not a text; put it in quotes"),
     ('environment = { A = "\\u0000" }', "is not a text"),
     ("environment = { 'A-B' = '1' }", "'A-B' is no name of a variable"),
+    ("cache = 1", "is not a text, such as lmdb:///srv/hello/cache?size_mb=256"),
+    ("cache = ''", "is not a text, such as"),
+    ("cache = 'http://host'", "a cache is lmdb://, redis://, valkey:// or unix://, and not http"),
+    ("cache = 'lmdb:///c?size_mb=big'", "size_mb is a number of megabytes from 0.01 to 1000000"),
+    ("cache = 'redis://h?on_error=mis'", "on_error is raise or miss, not 'mis'"),
     ("environment_file = 1", "1 is not a text"),
     ("environment_file = 'none'", "none does not exist; '-' before it makes that right"),
     ("environment_file = '.'", "is a directory, not a file"),
@@ -398,6 +404,16 @@ def test_fifo_in_the_place_of_a_file_is_not_waited_for(read: Load, tmp_path: Pat
         assert problem == f"environment_file: {tmp_path}/fifo is a FIFO, not a file"
         with pytest.raises(ConfigError, match=f"^{tmp_path}/fifo: is a FIFO, not a file$"):
             load(tmp_path / "fifo")
+
+
+@pytest.mark.parametrize("also", ["environment = {{ {} = '' }}", "environment_file = 'env'"])
+def test_cache_is_told_once(read: Load, tmp_path: Path, also: str) -> None:
+    """By its own key or by its variable, wherever that is set."""
+    (tmp_path / "env").write_text("SDCLUSTER_CACHE=redis://host\n")
+    text = f"{APP}cache = 'redis://host'\n{also.format('SDCLUSTER_CACHE')}"
+    assert problems(lambda: read(text)) == [
+        "cache: the environment has SDCLUSTER_CACHE too; keep one of the two"
+    ]
 
 
 def test_environment_file_may_be_missing_when_it_says_so(read: Load) -> None:
