@@ -70,6 +70,10 @@ class CacheError(SdclusterError):
     exit_status = EX_UNAVAILABLE
 
 
+class CacheRefusedError(CacheError):
+    """The shared cache is in order, and does not take or give this one value."""
+
+
 class ProtocolError(SdclusterError):
     """A peer sent what the protocol does not allow. The peer is at fault, never the user."""
 

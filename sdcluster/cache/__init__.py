@@ -6,16 +6,23 @@
 Where it is, SDCLUSTER_CACHE says: `lmdb:///FOLDER?size_mb=64`, or a URL of Redis or Valkey
 (`redis://HOST`, `valkey://HOST`, `unix:///PATH`). Without, it is embedded, in memory, and goes with
 the service; an instance that was not started by systemd finds it again.
+
+`?on_error=miss` has a store that fails answer as an empty one that keeps nothing: nothing is found,
+writes are dropped, `get_or_set` makes its value, `add` and the others that tell whether they have
+written say no, `incr` begins at 0. A lock is a `CacheError` then all the same.
 """
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdcluster import cacheurl
 from sdcluster.cache.cache import Cache
 from sdcluster.cache.embedded import EmbeddedStore
+from sdcluster.cache.lenient import LenientStore
+from sdcluster.cache.store import Store
 from sdcluster.cache.values import Serializer
 from sdcluster.errors import CacheError, reason_of
 
@@ -33,12 +40,25 @@ def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
         parts = cacheurl.parse(url or os.environ.get(cacheurl.VARIABLE, ""))
     except ValueError as error:
         raise CacheError(str(error)) from error
+    open_store = _opener(parts, name)
+    if parts.on_error == "miss":
+        return Cache(LenientStore(open_store, is_local=not parts.remote), serializer=serializer)
+    return Cache(open_store(), serializer=serializer)
+
+
+def _opener(parts: cacheurl.CacheUrl, name: str) -> Callable[[], Store]:
+    """Return what opens the store. Raises `CacheError` for what can never be opened."""
     if parts.remote:
         from sdcluster.cache.remote import RemoteStore
 
-        return Cache(RemoteStore(parts.remote, prefix=f"sdcluster:{name}:"), serializer=serializer)
-    folder = Path(parts.folder) if parts.folder else _folder(name)
-    return Cache(EmbeddedStore(folder, size_mb=parts.size_mb, owner=name), serializer=serializer)
+        store = RemoteStore(parts.remote, prefix=f"sdcluster:{name}:")
+        return lambda: store
+
+    def open_store() -> EmbeddedStore:
+        folder = Path(parts.folder) if parts.folder else _folder(name)
+        return EmbeddedStore(folder, size_mb=parts.size_mb, owner=name)
+
+    return open_store
 
 
 def _folder(name: str) -> Path:

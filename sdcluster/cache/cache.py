@@ -141,7 +141,7 @@ class Cache:
 
         Raises TimeoutError when it cannot be had within `timeout`.
         """
-        lock = Lock(self._store, _LOCK + _name(name), ttl)
+        lock = Lock(self._store.locks, _LOCK + _name(name), ttl)
         began = time.monotonic()
         for wait_s in waits():
             if lock.take():
@@ -230,7 +230,7 @@ class Cache:
         self, name: str, *, ttl: float = 30.0, timeout: float | None = None
     ) -> AsyncIterator[Lock]:
         """As `lock`."""
-        lock = Lock(self._store, _LOCK + _name(name), ttl)
+        lock = Lock(self._store.locks, _LOCK + _name(name), ttl)
         began = time.monotonic()
         for wait_s in waits():
             if await self._take(lock):

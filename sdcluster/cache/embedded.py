@@ -28,6 +28,11 @@ class EmbeddedStore:
         self._environment = environment(path, limit=limit, owner=owner, user=id(self))
         self._entries = Entries(self._environment)
 
+    @property
+    def locks(self) -> "EmbeddedStore":
+        """This store."""
+        return self
+
     # Reading.
 
     def get(self, key: bytes) -> bytes | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sdcluster.cache.environment import Environment
 from sdcluster.cache.store import OWN
-from sdcluster.errors import CacheError
+from sdcluster.errors import CacheRefusedError
 
 LARGEST_SHARE = 4
 """A value may take one such part of the cache."""
@@ -67,10 +67,10 @@ class Entries:
                 found = cursor.next()
 
     def put(self, transaction: Any, key: bytes, value: bytes, ends: float) -> None:
-        """Write a value, and make room for it. Raises `CacheError` for one that is too large."""
+        """Write a value, and make room for it. Raises `CacheRefusedError` for one too large."""
         size, limit = len(key) + len(value) + _OVERHEAD_BYTES, self._environment.limit
         if size > limit // LARGEST_SHARE:
-            raise CacheError(
+            raise CacheRefusedError(
                 f"a value of {len(value)} bytes; a cache of {limit} bytes takes "
                 f"{limit // LARGEST_SHARE} at most, its key included"
             )

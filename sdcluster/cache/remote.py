@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from sdcluster.cache.store import OWN
-from sdcluster.errors import CacheError, reason_of
+from sdcluster.errors import CacheError, CacheRefusedError, reason_of
 
 TIMEOUT_S = 3.0
 CLEAR_BATCH = 512
@@ -64,9 +64,16 @@ class RemoteStore:
         except (ValueError, TypeError) as error:
             raise CacheError(f"the cache at {self._where}: the URL is wrong") from error
 
+    @property
+    def locks(self) -> "RemoteStore":
+        """This store."""
+        return self
+
     def _run(self, action: Callable[[], T]) -> T:
         try:
             return action()
+        except self._redis.ResponseError as error:
+            raise CacheRefusedError(f"the cache at {self._where}: {reason_of(error)}") from error
         except (self._redis.RedisError, OSError) as error:
             raise CacheError(f"the cache at {self._where}: {reason_of(error)}") from error
 

@@ -19,6 +19,10 @@ class Store(Protocol):
     is_local: bool
     """Whether all who share it are processes of this machine."""
 
+    @property
+    def locks(self) -> "Store":
+        """The store that locks are in: one that raises `CacheError` when it fails."""
+
     def get(self, key: bytes) -> bytes | None:
         """Return a value, or None when there is none."""
 

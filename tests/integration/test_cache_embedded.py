@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,18 +30,6 @@ def cache(url: str) -> Iterator[Cache]:
     opened = connect(url)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system in memory that takes 2 MB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("nothing can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def files_bytes(folder: Path) -> int:
@@ -438,6 +425,35 @@ def test_folder_of_another_instance_is_refused(
         connect(url)
     monkeypatch.setenv("SDCLUSTER_INSTANCE", "shop")
     connect(url).close()
+
+
+def test_two_instances_that_start_at_once_do_not_share_a_folder(
+    url: str, tmp_path: Path, share: Share
+) -> None:
+    """One of them has it, and the others are told whose it is."""
+    code = """
+print(flush=True)
+wait_for("go")
+for _ in range(20):
+    try:
+        print(module.connect(sys.argv[2]).incr("n"))
+    except CacheError as error:
+        print(error)
+"""
+    names = ("shop", "blog", "wiki")
+    elsewhere = f"lmdb://{tmp_path}/{{}}"
+    sharers = [
+        share(code, elsewhere.format(name), url, env={"SDCLUSTER_INSTANCE": name}) for name in names
+    ]
+    for sharer in sharers:
+        assert sharer.process.stdout is not None and sharer.process.stdout.readline() == "\n"
+    (tmp_path / "go").touch()
+    outputs = {name: sharer.output() for name, sharer in zip(names, sharers, strict=True)}
+    (owner,) = [name for name in names if outputs[name].splitlines()[0] == "1"]
+    assert outputs.pop(owner).splitlines() == [str(number) for number in range(1, 21)]
+    for name, output in outputs.items():
+        line = f"the cache in {tmp_path}/cache belongs to {owner!r}; give {name!r} a folder"
+        assert output.splitlines() == [f"{line} of its own"] * 20
 
 
 def test_folder_of_another_version_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,6 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from conftest import Share
@@ -13,14 +11,6 @@ from stores import RedisServer
 from waiting import wait_until
 
 from sdcluster.cache import CacheError, connect, remote
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """Have a Redis of the test's own, that is not started."""
-    server = RedisServer(tmp_path)
-    yield server
-    server.stop()
 
 
 def test_server_that_is_down_at_the_start_is_told(server: RedisServer) -> None:
