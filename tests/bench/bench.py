@@ -6,25 +6,33 @@ Runs in the virtualenv that `run` has made. The exit status is 0 when it ran, wh
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
+import caching
 import options
 import processes
 import report
 from instances import ServerFailed
-from measures import PLANS, Plan
+from measures import PLANS, Plan, Sample
 from options import Effort, Options
-from results import Results
+from results import SDCLUSTER, Results
 from rich.console import Console
 from servers import SERVERS, Server
 
+Round = Callable[[Effort], Mapping[str, Sample]]
+"""What takes a sample of each contender of its own, once."""
+ROUNDS: Mapping[str, Round] = {**caching.ROUNDS}
 
-def chosen(only: Sequence[str]) -> tuple[dict[str, Plan], list[Server]]:
+
+def chosen(only: Sequence[str]) -> tuple[dict[str, Plan], list[Server], dict[str, Round]]:
     """Return the measures and the servers that were asked for; all where none was."""
-    names = [name for name in only if name not in PLANS]
-    plans = {name: plan for name, plan in PLANS.items() if name in only} or dict(PLANS)
+    names = [name for name in only if name not in PLANS and name not in ROUNDS]
+    plans = {name: plan for name, plan in PLANS.items() if name in only}
+    others = {name: take for name, take in ROUNDS.items() if name in only}
+    if not plans and not others:
+        plans, others = dict(PLANS), {} if names else dict(ROUNDS)
     servers = [
         server
         for server in SERVERS
@@ -32,9 +40,9 @@ def chosen(only: Sequence[str]) -> tuple[dict[str, Plan], list[Server]]:
     ]
     for name in names:
         if not any(server.name.startswith(name) for server in SERVERS):
-            known = ", ".join([*PLANS, *(f"'{server.name}'" for server in SERVERS)])
+            known = ", ".join([*PLANS, *ROUNDS, *(f"'{server.name}'" for server in SERVERS)])
             sys.exit(f"tests/bench/run: --only {name}: there is none such; known are {known}")
-    return plans, servers
+    return plans, servers, others
 
 
 def measure(
@@ -61,6 +69,21 @@ def measure(
     return results
 
 
+def measure_others(
+    others: Mapping[str, Round], effort: Effort, results: Results, progress: Console
+) -> None:
+    """Take the samples of what is no server, in as many rounds."""
+    for name, take in others.items():
+        for turn in range(effort.rounds):
+            progress.print(f"        {name} {turn + 1}/{effort.rounds}", highlight=False)
+            try:
+                for contender, sample in take(effort).items():
+                    results.add(name, contender, sample)
+            except (ServerFailed, OSError) as failure:
+                results.add(name, SDCLUSTER, str(failure))
+                progress.print(f"         {failure}", markup=False, highlight=False)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     # An exception, so that the server under test is ended on the way out.
     raise KeyboardInterrupt
@@ -68,11 +91,13 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def run(given: Options) -> None:
     """Measure and report what was asked for."""
-    plans, servers = chosen(given.only)
+    plans, servers, others = chosen(given.only)
     processes.adopt_orphans()
     signal.signal(signal.SIGTERM, _interrupt)
     facts = report.host(given.effort)
-    results = measure(plans, servers, given.effort, Console(stderr=True))
+    progress = Console(stderr=True)
+    results = measure(plans, servers, given.effort, progress)
+    measure_others(others, given.effort, results, progress)
     report.show(results, facts, Console())
     if given.markdown:
         given.markdown.write_text(report.to_markdown(results, facts))

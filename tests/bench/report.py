@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import caching
 import rich.box
 from measures import KILLS, MEMORY_WORKERS, RELOADS, WORKERS
 from options import Effort
@@ -21,7 +22,7 @@ from toolchain import folder
 NOTHING = "-"
 FAILED = " (failed)"
 """The reason is in the last table."""
-PEERS = ("uvicorn", "gunicorn", "granian", "fastapi", "uvloop", "httptools")
+PEERS = ("uvicorn", "gunicorn", "granian", "fastapi", "uvloop", "httptools", "lmdb", "redis")
 ROUND_ROBIN = "node cluster round-robin"
 GUNICORN = "gunicorn uvicorn"
 
@@ -124,6 +125,34 @@ def _idle(results: Results) -> Table:
     return Table("The first process, idle", ["server", "RSS MiB", "wake-ups/s"], rows)
 
 
+def _cache(results: Results) -> Table:
+    rows = []
+    for contender in results.servers("cache"):
+        row = [contender]
+        for figure in ("get", "set", "get JSON", "set JSON"):
+            row += [
+                _number(results.median("cache", contender, figure)),
+                _ratio(results.ratio("cache", contender, figure, to=caching.REDIS_UNIX)),
+            ]
+        rows.append(row)
+    columns = ["cache"]
+    for figure in ("get", "set", "get JSON", "set JSON"):
+        columns += [f"{figure} a second", "to redis-py"]
+    return Table("The shared cache, one process, 100 keys with a time to live", columns, rows)
+
+
+def _get_or_set(results: Results) -> Table:
+    measure = "get_or_set"
+    figures = ("requests", "lost", "made", "early")
+    rows = [
+        [name, *(_number(results.total(measure, name, figure)) for figure in figures)]
+        for name in results.servers(measure)
+    ]
+    columns = ["cache", "requests", "lost", "times the value was made", "before it had ended"]
+    title = f"get_or_set, {caching.WORKERS} workers, {caching.CLIENTS} clients"
+    return Table(title, columns, rows)
+
+
 def _marked(table: Table, results: Results, measure: str) -> Table:
     """Name those who failed so badly that the first cell of their row has no figure."""
     rows = [
@@ -164,6 +193,8 @@ def tables(results: Results) -> list[Table]:
         "respawn": lambda: _respawn(results),
         "memory": lambda: _memory(results),
         "idle": lambda: _idle(results),
+        "cache": lambda: _cache(results),
+        "get_or_set": lambda: _get_or_set(results),
     }
     found = [
         _marked(make(), results, measure)

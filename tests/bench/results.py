@@ -126,6 +126,19 @@ def _lost_over_reloads(results: Results, server: str) -> float | None:
     return sum(one for one in lost if one is not None)
 
 
+def _beside_redis(figure: str, limit: float) -> Target:
+    return Target(
+        text=f"cache: {figure} ≥ {limit:g} x redis-py, unix socket",
+        measure="cache",
+        reach=lambda results, server: results.ratio(
+            "cache", server, figure, to="redis-py, unix socket"
+        ),
+        limit=limit,
+        at_least=True,
+        unit=" x",
+    )
+
+
 TARGETS = (
     Target(
         text="one connection per request ≥ 1.5 x Node's round-robin",
@@ -192,6 +205,14 @@ TARGETS = (
         reach=lambda results, server: results.median("idle", server, "wake-ups"),
         limit=2,
         unit="/s",
+    ),
+    _beside_redis("get", 30),
+    _beside_redis("set", 15),
+    Target(
+        text="get_or_set makes a value before it has ended: 0 times",
+        measure="get_or_set",
+        reach=lambda results, server: results.total("get_or_set", server, "early"),
+        limit=0,
     ),
 )
 

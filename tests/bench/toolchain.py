@@ -69,7 +69,7 @@ def _make_once(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def _missing_packages() -> list[str]:
-    commands = {"wrk": "wrk", "node": "nodejs", "npm": "npm"}
+    commands = {"wrk": "wrk", "node": "nodejs", "npm": "npm", "redis-server": "redis-server"}
     missing = [package for command, package in commands.items() if not shutil.which(command)]
     modules = {"ensurepip": "python3-venv", "systemd.daemon": "python3-systemd"}
     for module, package in modules.items():
