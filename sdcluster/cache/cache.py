@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -262,6 +263,8 @@ class Cache:
         self._store.close()
 
 
+# Most calls are for few keys, and to look at one costs as much as to read its value.
+@functools.lru_cache(maxsize=1024)
 def _name(key: str) -> bytes:
     if not isinstance(key, str):
         raise TypeError(f"{key!r} is no key: a key is text")

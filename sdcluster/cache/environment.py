@@ -52,12 +52,17 @@ class Environment:
 
         Raises `CacheError`.
         """
-        if self._pid != os.getpid() or user not in self._users:
+        if user not in self._users:
             with self.opening:
-                self._users.add(user)
                 if self._pid != os.getpid():
                     self._reopen()
+                self._users.add(user)
         return self._env
+
+    def begin_in_child(self) -> None:
+        """Have nothing open, and a lock that is free, whatever a thread of the parent was doing."""
+        self.opening = threading.Lock()
+        self._users = set()
 
     def close(self, user: int) -> None:
         """Close it for this process when `user` was the last who had it open."""
@@ -223,12 +228,11 @@ def _lmdb() -> ModuleType:
     return lmdb
 
 
-def _renew_locks() -> None:
-    """Have locks that are free in a child, whatever a thread of its parent was about to do."""
+def _begin_in_child() -> None:
     global _finding
     _finding = threading.Lock()
     for one in _environments.values():
-        one.opening = threading.Lock()
+        one.begin_in_child()
 
 
-GATE.guard(_renew_locks)
+GATE.guard(_begin_in_child)

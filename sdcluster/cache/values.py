@@ -50,12 +50,13 @@ def _dumps(value: Any, serializer: Serializer) -> bytes:
 
 def loads(data: bytes, serializer: Serializer) -> Any:
     """Return the value. Raises `CacheError` for bytes that are none of ours."""
-    if data[:1] == _PICKLE:
-        return _unpickle(data[1:], serializer)
-    read = _READERS.get(data[:1])
+    kind = data[:1]
+    read = _READERS.get(kind)
     try:
         if read is not None:
             return read(data[1:])
+        if kind == _PICKLE:
+            return _unpickle(data[1:], serializer)
         if _NUMBER.fullmatch(data):
             return int(data)
     except (ValueError, OverflowError, RecursionError) as error:
