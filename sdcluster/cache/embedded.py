@@ -73,8 +73,14 @@ class EmbeddedStore:
         """Write a value, whatever was there."""
         environment, ends = self._environment, _end(ttl_s)
         try:
-            with GATE, environment.get(self._user).begin(write=True) as transaction:
-                self._entries.put(transaction, key, value, ends)
+            with GATE:
+                transaction = environment.get(self._user).begin(write=True)
+                try:
+                    self._entries.put(transaction, key, value, ends)
+                    transaction.commit()
+                except BaseException:
+                    transaction.abort()
+                    raise
         except environment.failures:
             self._run(lambda transaction: self._entries.put(transaction, key, value, ends))
 
