@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sdcluster.cache.environment import Environment
+from sdcluster.cache.environment import TOTALS, Environment
 from sdcluster.cache.store import OWN
 from sdcluster.errors import CacheRefusedError
 
@@ -28,7 +28,6 @@ writing; then the end and the place under which the indexes have it."""
 _TOTALS = struct.Struct("<QQd")
 """The bytes of all keys and values, the last place that was given out, and an end before which
 nothing is over."""
-_TOTALS_KEY = b"totals"
 _PLACE = struct.Struct(">Q")
 _END = struct.Struct(">d")
 """As bytes that have the order of the numbers; behind an end in the index stands the key."""
@@ -96,7 +95,7 @@ class Entries:
         if total > limit or due <= now():
             removed, due = self._make_room(transaction, total - limit)
             total -= removed
-        transaction.put(_TOTALS_KEY, _TOTALS.pack(total, place, due))
+        transaction.put(TOTALS, _TOTALS.pack(total, place, due))
 
     def remove(self, transaction: Any, key: bytes) -> None:
         """Remove an entry, if it is there."""
@@ -104,13 +103,13 @@ class Entries:
         if entry is not None:
             total, last, due = totals(transaction)
             total -= self._drop(transaction, key, entry)
-            transaction.put(_TOTALS_KEY, _TOTALS.pack(total, last, due))
+            transaction.put(TOTALS, _TOTALS.pack(total, last, due))
 
     def halve(self, transaction: Any) -> None:
         """Remove what is over and then the oldest, until half of the room is free."""
         total, last, _ = totals(transaction)
         removed, due = self._make_room(transaction, total - self._environment.limit // 2)
-        transaction.put(_TOTALS_KEY, _TOTALS.pack(total - removed, last, due))
+        transaction.put(TOTALS, _TOTALS.pack(total - removed, last, due))
 
     def _make_room(self, transaction: Any, excess: int) -> tuple[int, float]:
         """Remove some of what is over, and then the oldest until there is no excess.
@@ -189,5 +188,5 @@ def _size(key: bytes, entry: bytes) -> int:
 
 def totals(transaction: Any) -> tuple[int, int, float]:
     """Return the bytes of all keys and values, the last place, and an end before the first."""
-    data = transaction.get(_TOTALS_KEY)
+    data = transaction.get(TOTALS)
     return _TOTALS.unpack(data) if data is not None else (0, 0, math.inf)

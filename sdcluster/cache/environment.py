@@ -18,6 +18,8 @@ from sdcluster.errors import CacheError, reason_of
 
 MAX_READERS = 2048
 DATABASES = (b"values", b"order", b"ends")
+TOTALS = b"totals"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _LOCK_BYTES = 64 * MAX_READERS + 4096
 """The size of LMDB's lock file."""
@@ -174,12 +176,19 @@ class Environment:
                 transaction.put(b"layout", _LAYOUT)
                 transaction.put(b"owner", self.owner.encode())
                 transaction.put(b"limit", _LIMIT.pack(self.limit))
+                transaction.put(b"boot", _boot())
                 return self.limit
             _check_owner(self.path, owner.decode(), self.owner)
             if transaction.get(b"layout") != _LAYOUT:
                 raise CacheError(
                     f"the cache in {self.path} is another version's; stop who uses it and remove it"
                 )
+            if transaction.get(b"boot") != _boot():
+                # On a disk it outlives the machine's clock, by which all of it has its end.
+                for name in DATABASES:
+                    transaction.drop(env.open_db(name, txn=transaction), delete=False)
+                transaction.delete(TOTALS)
+                transaction.put(b"boot", _boot())
             return int(_LIMIT.unpack(transaction.get(b"limit"))[0])
 
 
@@ -209,6 +218,14 @@ def _check_owner(path: Path, owner: str, asking: str) -> None:
         raise CacheError(
             f"the cache in {path} belongs to {owner!r}; give {asking!r} a folder of its own"
         )
+
+
+def _boot() -> bytes:
+    """Return what names the time since the machine was started, see random(4)."""
+    try:
+        return BOOT_ID.read_bytes()
+    except OSError:
+        return b""
 
 
 def _is_full(path: Path) -> bool:

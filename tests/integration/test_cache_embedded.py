@@ -456,6 +456,22 @@ for _ in range(20):
         assert output.splitlines() == [f"{line} of its own"] * 20
 
 
+def test_reboot_empties_it(url: str, tmp_path: Path, share: Share) -> None:
+    """On a disk: the clock of times to live begins anew with the machine."""
+    code = """
+from sdcluster.cache import environment
+environment.BOOT_ID = pathlib.Path("boot")
+cache = module.connect(sys.argv[2])
+print(cache.get("ended"), cache.get("ever"))
+cache.set("ended", 1, ttl=60)
+cache.set("ever", bytes(900))
+"""
+    elsewhere = f"lmdb://{tmp_path}/elsewhere"
+    for boot, told in (("1", "None None"), ("1", f"1 {bytes(900)!r}"), ("2", "None None")):
+        (tmp_path / "boot").write_text(boot)
+        assert share(code, elsewhere, url).output() == told
+
+
 def test_folder_of_another_version_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It could not be read."""
     with monkeypatch.context() as older:
