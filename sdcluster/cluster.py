@@ -196,13 +196,14 @@ def every(seconds: float) -> Callable[[H], H]:
     return add
 
 
-def broadcast(message: Any) -> bool:
+def broadcast(message: Any, *, everywhere: bool = False) -> bool:
     """Send every worker a message; False when one of them is slow to read.
 
-    A worker may do that too, and gets it as the others do. Raises `ClusterError` when it cannot be
-    sent.
+    A worker may do that too, and gets it as the others do. `everywhere` is to the workers of all
+    machines that have the instance's name and share its cache, in Redis or Valkey; those that are
+    not connected to that at the moment miss it. Raises `ClusterError` when it cannot be sent.
     """
-    return _here("broadcast").broadcast(message)
+    return _here("broadcast").broadcast(message, everywhere=everywhere)
 
 
 def disconnect() -> "asyncio.Future[None]":

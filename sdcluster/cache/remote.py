@@ -4,16 +4,13 @@ What Redis has no command for is a script, which it runs as one.
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+from sdcluster.cache import client
 from sdcluster.cache.store import OWN
 from sdcluster.errors import CacheError, CacheRefusedError, reason_of
 
-TIMEOUT_S = 3.0
 CLEAR_BATCH = 512
 LONGEST_MS = 10**15
 """Redis refuses a time to live that does not fit its clock."""
@@ -45,24 +42,10 @@ class RemoteStore:
     is_local = False
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
-        self._redis = _redis()
+        self._redis = client.library()
+        self._client: Any = client.connect(url)
         self._prefix = prefix.encode()
-        self._where = _without_secrets(url)
-        # For a socket's path an older redis-py takes no such time-out; the kernel answers at once.
-        connecting = {} if url.startswith("unix:") else {"socket_connect_timeout": TIMEOUT_S}
-        try:
-            self._client: Any = self._redis.Redis.from_url(
-                url.replace("valkey://", "redis://", 1).replace("valkeys://", "rediss://", 1),
-                socket_timeout=TIMEOUT_S,
-                **connecting,
-                health_check_interval=30,
-                # None: what has no answer may have been done, and one would wait for each.
-                retry=self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
-            )
-            pool = self._client.connection_pool
-            pool.connection_class(**pool.connection_kwargs)  # TypeError for an option it has not.
-        except (ValueError, TypeError) as error:
-            raise CacheError(f"the cache at {self._where}: the URL is wrong") from error
+        self._where = client.without_secrets(url)
 
     @property
     def locks(self) -> "RemoteStore":
@@ -158,24 +141,6 @@ class RemoteStore:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-
-def _redis() -> ModuleType:
-    try:
-        import redis
-        import redis.backoff
-        import redis.retry
-    except ImportError as error:
-        raise CacheError(
-            f"a cache in Redis needs redis: {sys.prefix}/bin/pip install redis"
-        ) from error
-    return redis
-
-
-def _without_secrets(url: str) -> str:
-    """Return where it is: no user, and no query, which may have a password too."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _ms(ttl_s: float | None) -> int | None:

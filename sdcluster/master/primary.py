@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdcluster import cpus, process, requests
 from sdcluster.config import Config, Scheduling
@@ -44,6 +44,9 @@ from sdcluster.repeating import Repeating
 from sdcluster.requests import decode, encode
 from sdcluster.wire.messages import ALL, Frame, Kind, refusal
 
+if TYPE_CHECKING:
+    from sdcluster.everywhere import Everywhere
+
 EVENTS = ("setup", "fork", "online", "listening", "message", "disconnect", "exit")
 SCHEDULING_VARIABLE = "SDCLUSTER_SCHEDULING"
 HANDLERS_TIMEOUT_S = 3.0
@@ -63,6 +66,7 @@ class Primary:
         self._openings: Openings | None = None
         self._bulletin: Bulletin | None = None
         self._manual: Manual | None = None
+        self._everywhere: Everywhere | None = None
         self._answerer: Callable[..., Any] | None = None
         self._is_shared = False
         self._farewells: list[tuple[set[int], asyncio.Future[None]]] = []
@@ -166,9 +170,18 @@ class Primary:
         """Call a handler no more."""
         self.emitter.off(event, handler)
 
-    def broadcast(self, message: Any) -> bool:
+    def broadcast(self, message: Any, *, everywhere: bool = False) -> bool:
         """Send every worker a message; False when one of them is slow to read."""
+        if everywhere:
+            return self._all_machines().publish(encode(message))
         return self._send_all(Frame(Kind.MESSAGE, encode(message)))
+
+    def _all_machines(self) -> "Everywhere":
+        from sdcluster.everywhere import Everywhere
+
+        if self._everywhere is None:
+            self._everywhere = Everywhere(self._config().name)
+        return self._everywhere
 
     def _send_all(self, frame: Frame) -> bool:
         sent = [one._send(frame) for one in self.workers.values() if one.is_connected]

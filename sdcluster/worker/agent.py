@@ -70,6 +70,7 @@ class Agent(Member):
     def __init__(self) -> None:
         super().__init__()
         self.workers: dict[int, Peer] = {}
+        self._hears_everywhere = True  # Its workers do.
         self._repeated: list[Repeating] = []
         self._is_admitted = False
 

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sdcluster import requests
+from sdcluster import cacheurl, requests
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.loops import AsyncLoop
@@ -25,6 +25,9 @@ from sdcluster.wire.messages import ALL, Frame, Kind, refusal
 
 MAX_EARLY = 1024
 """Messages that are kept until the program has a handler for them; the oldest go first."""
+
+if TYPE_CHECKING:
+    from sdcluster.everywhere import Everywhere
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ class Member:
         self._drains: list[Future[None]] = []
         self._paused: set[int] = set()
         """Peers that the master waits for."""
+        self._everywhere: Everywhere | None = None
+        self._hears_everywhere = False
         self._early: deque[tuple[Any, ...]] = deque(maxlen=MAX_EARLY)
         self._order = threading.Lock()
 
@@ -69,6 +74,7 @@ class Member:
         """Listen to the master; called in the loop."""
         assert self._loop is not None
         self.pid = os.getpid()
+        self._hear_everywhere()
         self._messenger = Messenger(
             channel,
             AsyncLoop(self._loop),
@@ -113,6 +119,7 @@ class Member:
                 decorate(handler)
                 while event == "message" and self._early:
                     self._tell("message", *self._early.popleft())
+            self._hear_everywhere()
             return handler
 
         return add
@@ -196,9 +203,39 @@ class Member:
         """Return a socket that listens where `request` says. Raises OSError, `ClusterError`."""
         raise ClusterError("the service listens for its workers: set `listen` in its configuration")
 
-    def broadcast(self, message: Any) -> bool:
+    def broadcast(self, message: Any, *, everywhere: bool = False) -> bool:
         """Send all workers a message, this one too if it is one. Otherwise as `send`."""
-        return self._send(Frame(Kind.MESSAGE, encode(message), peer=ALL))
+        body = encode(message)
+        if everywhere:
+            return self._all_machines().publish(body)
+        return self._send(Frame(Kind.MESSAGE, body, peer=ALL))
+
+    def _all_machines(self) -> "Everywhere":
+        """Return the channel of all machines. Raises `ClusterError` when there is none."""
+        from sdcluster.everywhere import Everywhere
+
+        with self._order:
+            if self._everywhere is None:
+                self._everywhere = Everywhere(os.environ["SDCLUSTER_INSTANCE"])
+            return self._everywhere
+
+    def _hear_everywhere(self) -> None:
+        """Hear the broadcasts of other machines, once there is a handler, and a cache with them."""
+        if self._hears_everywhere or self._loop is None or not self._emitter.has("message"):
+            return
+        self._hears_everywhere = True
+        if os.environ.get(cacheurl.VARIABLE):
+            from sdcluster import everywhere
+
+            if everywhere.place():
+                self._all_machines().subscribe(self._received_everywhere)
+
+    def _received_everywhere(self, body: bytes) -> None:
+        try:
+            message = decode(body)
+        except ProtocolError:
+            return  # Somebody else's, who has found the channel.
+        self._take_message(message)
 
     def _send(self, frame: Frame) -> bool:
         def send() -> bool:

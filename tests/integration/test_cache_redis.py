@@ -10,7 +10,7 @@ from conftest import Share
 from stores import RedisServer
 from waiting import wait_until
 
-from sdcluster.cache import CacheError, connect, remote
+from sdcluster.cache import CacheError, client, connect
 
 
 def test_server_that_is_down_at_the_start_is_told(server: RedisServer) -> None:
@@ -53,7 +53,7 @@ def test_server_that_hangs_is_not_waited_for(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than the time-out; what had no answer is not tried again."""
-    monkeypatch.setattr(remote, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.3)
     server.start()
     cache = connect(server.url)
     assert cache.incr("key") == 1
@@ -71,10 +71,10 @@ def test_value_of_another_program_is_told(redis_server: RedisServer) -> None:
     """It is no value of ours; a number is, whoever wrote it."""
     import redis
 
-    with redis.Redis(host="127.0.0.1", port=redis_server.port) as client:
-        client.set("sdcluster:default:text", "text")
-        client.set("sdcluster:default:number", "17")
-        client.lpush("sdcluster:default:list", "1")
+    with redis.Redis(host="127.0.0.1", port=redis_server.port) as direct:
+        direct.set("sdcluster:default:text", "text")
+        direct.set("sdcluster:default:number", "17")
+        direct.lpush("sdcluster:default:list", "1")
     cache = connect(redis_server.url)
     with pytest.raises(CacheError, match="somebody else"):
         cache.get("text")

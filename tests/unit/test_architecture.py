@@ -39,9 +39,11 @@ SHARED = {
 """The modules that belong to no package, below the command line."""
 
 BOTH_SIDES = {
+    "sdcluster.cacheurl",
     "sdcluster.descriptors",
     "sdcluster.emitter",
     "sdcluster.errors",
+    "sdcluster.everywhere",
     "sdcluster.loops",
     "sdcluster.messaging",
     "sdcluster.process",
