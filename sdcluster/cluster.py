@@ -152,6 +152,10 @@ def on(event: str) -> Callable[[Any], Any]:
     Of the master's: `setup`, `fork`, `online`, `listening`, `message`, `disconnect`, `exit`; of the
     agent's `message`, `online`, `disconnect`; each is given the worker first. Of a worker's:
     `message`, `disconnect`; in a service `message`. Raises ValueError for others.
+
+    A program's handler of `message` that takes one argument more is given the socket that came with
+    the message, and owns it; where it has to have that argument, it is None for other messages. A
+    socket that no handler takes is closed.
     """
     return _here("on").on(event)
 

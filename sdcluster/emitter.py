@@ -54,6 +54,29 @@ class Emitter:
 
     def emit(self, event: str, *arguments: Any) -> None:
         """Call the handlers of an event: those there are now, less those removed meanwhile."""
+        self._call(event, lambda _: arguments)
+
+    def offer(self, event: str, *arguments: Any, extra: Any) -> bool:
+        """Emit an event with one argument more, for the handlers that take one.
+
+        When it is None, it is for those alone that cannot do without. Returns whether a handler was
+        given one that is not None.
+        """
+        is_taken = False
+
+        def words(handler: Callable[..., Any]) -> tuple[Any, ...]:
+            nonlocal is_taken
+            if not _takes_extra(handler, len(arguments), is_there=extra is not None):
+                return arguments
+            is_taken = extra is not None
+            return (*arguments, extra)
+
+        self._call(event, words)
+        return is_taken
+
+    def _call(
+        self, event: str, arguments_for: Callable[[Callable[..., Any]], tuple[Any, ...]]
+    ) -> None:
         entries = self._of(event)
         for entry in list(entries):
             if entry not in entries:
@@ -61,7 +84,7 @@ class Emitter:
             if entry.once:
                 entries.remove(entry)
             try:
-                result = entry.handler(*arguments)
+                result = entry.handler(*arguments_for(entry.handler))
                 if inspect.isawaitable(result):
                     self._start(_guarded(event, result))
             except Exception:
@@ -73,6 +96,24 @@ class Emitter:
         except KeyError:
             known = ", ".join(self._entries)
             raise ValueError(f"there is no event {event!r}; known are {known}") from None
+
+
+def _takes_extra(handler: Callable[..., Any], count: int, *, is_there: bool) -> bool:
+    """Tell whether a handler is to be given an argument more than `count`."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return False
+    usual, one_more = (_binds(signature, number) for number in (count, count + 1))
+    return one_more and (is_there or not usual)
+
+
+def _binds(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 async def _guarded(event: str, awaitable: Awaitable[Any]) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sdcluster.descriptors import attached, close_all, duplicates, space
+from sdcluster.descriptors import attached, close_all, duplicates, require, space
 from sdcluster.errors import ProtocolError
 from sdcluster.loops import READ, WRITE, EventLoop, Timer
 from sdcluster.wire import messages
@@ -42,9 +42,10 @@ class Messenger:
     """One end of a message channel, on the loop that it is given.
 
     `on_frame` is told each frame, with its descriptors, which are the receiver's to close; what it
-    raises as `ProtocolError` ends the channel. `on_end` is told once that no more will come, with
-    the reason when the other end broke the protocol; not after `close`. `on_drained` is told that
-    everything has been passed on, after a `send` that returned False.
+    raises as `ProtocolError` ends the channel, and closes those that are in the list still.
+    `on_end` is told once that no more will come, with the reason when the other end broke the
+    protocol; not after `close`. `on_drained` is told that everything has been passed on, after a
+    `send` that returned False.
     """
 
     def __init__(
@@ -68,10 +69,19 @@ class Messenger:
         self._waiting_descriptors = 0
         self._told_to_wait = False
         self._retry: Timer | None = None
+        self._pause: Timer | None = None
         self._broken = False
         self.closed = False
         sock.setblocking(False)
         self._watch()
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether more waits for the other end than should: `send` returns False then."""
+        return (
+            self._waiting_bytes > HIGH_WATER_BYTES
+            or self._waiting_descriptors > HIGH_WATER_DESCRIPTORS
+        )
 
     @property
     def waiting_bytes(self) -> int:
@@ -99,12 +109,8 @@ class Messenger:
             self._require_reader()
             if self._queue:
                 self._watch()
-        if self._waiting_bytes <= HIGH_WATER_BYTES and (
-            self._waiting_descriptors <= HIGH_WATER_DESCRIPTORS
-        ):
-            return True
-        self._told_to_wait = True
-        return False
+        self._told_to_wait = self._told_to_wait or self.is_slow
+        return not self.is_slow
 
     def _require_reader(self) -> None:
         if self.closed or self._broken:
@@ -158,14 +164,32 @@ class Messenger:
     def _watch(self) -> None:
         self._loop.remove(self._sock.fileno())
         is_writing = self._queue and self._retry is None
-        self._loop.add(self._sock.fileno(), self._turn, READ | WRITE if is_writing else READ)
+        events = READ * (self._pause is None) | WRITE * bool(is_writing)
+        if events:
+            self._loop.add(self._sock.fileno(), self._turn, events)
 
     def _turn(self) -> None:
         if self._queue and self._retry is None:
             self._flush_and_tell()
         for _ in range(_READS_PER_TURN):
-            if self.closed or not self._read():
+            if self.closed or self._pause is not None or not self._has_room():
                 return
+            if not self._read():
+                return
+
+    def _has_room(self) -> bool:
+        """Tell whether descriptors can come; if not, what is sent waits: they would be lost."""
+        try:
+            require(messages.MAX_ATTACHED, like=self._sock.fileno())
+        except OSError:
+            self._pause = self._loop.call_later(NO_ROOM_RETRY_S, self._read_again)
+            self._watch()
+            return False
+        return True
+
+    def _read_again(self) -> None:
+        self._pause = None
+        self._watch()
 
     def _read(self) -> bool:
         """Read once, and tell what came; False when nothing did."""
@@ -195,7 +219,12 @@ class Messenger:
 
     def _tell_frames(self, data: bytes) -> None:
         for frame in self._splitter.feed(data):
-            self._on_frame(frame, self._take(frame.attached))
+            descriptors = self._take(frame.attached)
+            try:
+                self._on_frame(frame, descriptors)
+            except ProtocolError:
+                close_all(descriptors)
+                raise
             if self.closed:
                 return
         expected = messages.MAX_ATTACHED if self._splitter.is_within_frame else 0
@@ -224,8 +253,9 @@ class Messenger:
             return
         self.closed = True
         self._loop.remove(self._sock.fileno())
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._pause):
+            if timer is not None:
+                timer.cancel()
         self._drop_queue()
         close_all(self._descriptors)
         self._sock.close()

@@ -6,16 +6,17 @@ What begins with an underscore is the primary's, which keeps it up to date.
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdcluster import requests
+from sdcluster import attachment, requests
 from sdcluster.core.manual import LeaveWanted
 from sdcluster.core.states import ExitReason, WorkerId
+from sdcluster.descriptors import close_all
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.loops import AsyncLoop
-from sdcluster.messaging import HIGH_WATER_BYTES, Messenger
+from sdcluster.messaging import Messenger
 from sdcluster.requests import Requests, encode
 from sdcluster.wire.messages import Frame, Kind
 
@@ -52,7 +53,7 @@ class Worker:
         self._requests = Requests(self._send)
         self._answers: set[asyncio.Task[Any]] = set()
         """What is at work on its requests."""
-        self._early_frames: list[Frame] = []
+        self._early_frames: list[tuple[Frame, list[int]]] = []
         """What it has said and was not online."""
         self._early_signals: list[signal.Signals] = []
         """To be sent when it is online: before that it would ignore them."""
@@ -78,17 +79,20 @@ class Worker:
         """Return a decorator for a handler of an event of this worker alone."""
         return self._emitter.on(event, once=once)
 
-    def send(self, message: Any) -> bool:
-        """Send a message that JSON can express.
+    def send(self, message: Any, connection: attachment.HasFileno | None = None) -> bool:
+        """Send a message that JSON can express, and maybe a socket with it.
 
-        Returns False when so much waits for the worker to read it that the caller should wait.
-        Raises `ClusterError` when it cannot be sent.
+        The socket stays the caller's too, who may close it at once. Returns False when so much
+        waits for the worker to read it that the caller should wait. Raises `ClusterError` when it
+        cannot be sent.
         """
-        return self._send(Frame(Kind.MESSAGE, encode(message)))
+        descriptors = [] if connection is None else [attachment.descriptor(connection)]
+        frame = Frame(Kind.MESSAGE, encode(message), attached=len(descriptors))
+        return self._send(frame, descriptors)
 
     async def drain(self) -> None:
         """Wait until it has read enough for `send` to return True again, or is gone."""
-        if not self._messenger.closed and self._messenger.waiting_bytes > HIGH_WATER_BYTES:
+        if not self._messenger.closed and self._messenger.is_slow:
             drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._drains.append(drained)
             await drained
@@ -106,9 +110,9 @@ class Worker:
         """
         return await self._requests.ask(message, timeout_s=timeout_s)
 
-    def _send(self, frame: Frame) -> bool:
+    def _send(self, frame: Frame, descriptors: Sequence[int] = ()) -> bool:
         try:
-            return self._messenger.send(frame)
+            return self._messenger.send(frame, descriptors)
         except (ProtocolError, OSError) as error:
             raise ClusterError(f"cannot send to worker {self.id}: {reason_of(error)}") from error
 
@@ -130,3 +134,5 @@ class Worker:
         self._requests.fail(f"worker {self.id} is gone")
         for task in self._answers:
             task.cancel()
+        for _, descriptors in self._early_frames:
+            close_all(descriptors)

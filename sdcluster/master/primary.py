@@ -9,13 +9,14 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcluster import cpus, process, requests
+from sdcluster import attachment, cpus, process, requests
 from sdcluster.config import Config, Scheduling
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
@@ -29,6 +30,7 @@ from sdcluster.core.manual import (
     Stage,
 )
 from sdcluster.core.states import ExitReason, Generation, Slot, WorkerId
+from sdcluster.descriptors import close_all
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ListenError, ProtocolError, SpawnError, reason_of
 from sdcluster.loops import AsyncLoop, Timer
@@ -433,28 +435,31 @@ class Primary:
 
     def received(self, worker: Worker, frame: Frame, descriptors: list[int]) -> None:
         """Take a frame from a worker. Raises `ProtocolError`, which ends that one."""
-        for fd in descriptors:
-            os.close(fd)
         if worker.state == Stage.FORKED:
-            worker._early_frames.append(frame)  # It is online first, as another channel will tell.
+            # It is online first, as another channel will tell.
+            worker._early_frames.append((frame, descriptors))
         else:
-            self._take(worker, frame)
+            self._take(worker, frame, descriptors)
 
     def _take_early(self, worker: Worker) -> None:
         frames, worker._early_frames = worker._early_frames, []
         try:
-            for frame in frames:
-                self._take(worker, frame)
+            for frame, descriptors in frames:
+                self._take(worker, frame, descriptors)
         except ProtocolError as error:
+            for _, descriptors in frames:
+                close_all(descriptors)
             self.channel_ended(worker, str(error))
 
-    def _take(self, worker: Worker, frame: Frame) -> None:
+    def _take(self, worker: Worker, frame: Frame, descriptors: list[int]) -> None:
         match frame.kind:
             case Kind.MESSAGE if frame.peer == ALL:
                 with contextlib.suppress(ClusterError):  # One that does not read has enough.
                     self._send_all(Frame(Kind.MESSAGE, frame.body))
             case Kind.MESSAGE:
-                self._emit(worker, "message", decode(frame.body))
+                message = decode(frame.body)
+                connection = attachment.received(descriptors)
+                self._soon(self._tell_message, worker, message, connection)
             case Kind.REQUEST:
                 message = decode(frame.body)
                 task = self.start(self._answer(worker, frame.number, message))
@@ -470,6 +475,16 @@ class Primary:
             case Kind.DISCONNECT:
                 worker.exited_after_disconnect = True
                 self.feed(KillWanted(WorkerId(worker.id)))
+        close_all(descriptors)  # Those that nobody has taken out.
+
+    def _tell_message(self, worker: Worker, message: Any, connection: socket.socket | None) -> None:
+        """Tell those who hear the worker, and those who hear all; a connection is for them all."""
+        told = [
+            worker._emitter.offer("message", message, extra=connection),
+            self.emitter.offer("message", worker, message, extra=connection),
+        ]
+        if connection is not None and not any(told):
+            connection.close()
 
     async def _answer(self, worker: Worker, number: int, message: Any) -> None:
         reply = await requests.answer(self._answerer, number, worker, message)

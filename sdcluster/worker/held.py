@@ -19,7 +19,7 @@ from sdcluster.worker.handed import Connection, Counts
 from sdcluster.worker.listener import ClusterListener
 
 
-class _Tally(Counts):
+class Tally(Counts):
     """Counts of which no scoreboard is kept."""
 
     def __init__(self, on_count: Callable[[int], None]) -> None:
@@ -45,7 +45,7 @@ class HeldListener(ClusterListener):
         os.dup2(self._epoll.fileno(), self.fileno(), inheritable=False)
         self._is_silent = False
         self._timeout: float | None = socket.getdefaulttimeout()
-        self._counts = _Tally(on_count)
+        self._counts = Tally(on_count)
         self._on_closed = on_closed
         uvserver.teach(HeldListener)
 

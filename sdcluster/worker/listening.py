@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sdcluster import attachment
 from sdcluster.requests import Requests, encode
 from sdcluster.wire.messages import Frame, Kind
-from sdcluster.worker.handed import HandedListener
-from sdcluster.worker.held import HeldListener
+from sdcluster.worker.handed import Connection, HandedListener
+from sdcluster.worker.held import HeldListener, Tally
 
 TIMEOUT_S = 30.0
 """How long the master may take to open a listener."""
@@ -48,6 +49,20 @@ class Listening:
         with self._lock:
             self._listeners.add(listener)
         return listener
+
+    def received(self, descriptors: list[int]) -> socket.socket | None:
+        """Return the socket that has come with a message, if one has; it counts as an open one.
+
+        Raises `ProtocolError`, see `attachment.received`.
+        """
+        sock = attachment.received(descriptors)
+        if sock is None or sock.type != socket.SOCK_STREAM or _listens(sock):
+            return sock
+        self._counted(1)
+        connection = Connection(sock.fileno(), Tally(self._counted))
+        connection.settimeout(sock.gettimeout())
+        sock.detach()
+        return connection
 
     def _turn(self, request: Mapping[str, Any]) -> int:
         """Return which of the listeners on port 0 is asked for: it is the same in each worker."""
@@ -96,6 +111,10 @@ class Listening:
         """Whether no connection is open, and none was handed over that is still to be taken."""
         handed = [one for one in self._known() if isinstance(one, HandedListener)]
         return not self._open and not any(map(_has_connection, handed))
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _has_connection(listener: HandedListener) -> bool:

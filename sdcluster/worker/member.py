@@ -9,22 +9,20 @@ import contextlib
 import os
 import socket
 import threading
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdcluster import cacheurl, requests
+from sdcluster.descriptors import close_all
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.loops import AsyncLoop
-from sdcluster.messaging import HIGH_WATER_BYTES, Messenger
+from sdcluster.messaging import Messenger
 from sdcluster.requests import Requests, decode, encode
 from sdcluster.wire.messages import ALL, Frame, Kind, refusal
-
-MAX_EARLY = 1024
-"""Messages that are kept until the program has a handler for them; the oldest go first."""
+from sdcluster.worker.early import EarlyMessages
 
 if TYPE_CHECKING:
     from sdcluster.everywhere import Everywhere
@@ -57,7 +55,7 @@ class Member:
         """Peers that the master waits for."""
         self._everywhere: Everywhere | None = None
         self._hears_everywhere = False
-        self._early: deque[tuple[Any, ...]] = deque(maxlen=MAX_EARLY)
+        self._early = EarlyMessages()
         self._order = threading.Lock()
 
     @property
@@ -118,7 +116,7 @@ class Member:
             with self._order:
                 decorate(handler)
                 while event == "message" and self._early:
-                    self._tell("message", *self._early.popleft())
+                    self._in_program(self._tell_message, *self._early.popleft())
             self._hear_everywhere()
             return handler
 
@@ -175,7 +173,7 @@ class Member:
     def _wait_drained(self, drained: "Future[None]") -> None:
         assert self._messenger is not None
         self._drains.append(drained)
-        if self._messenger.closed or self._messenger.waiting_bytes <= HIGH_WATER_BYTES:
+        if self._messenger.closed or not self._messenger.is_slow:
             self._drained()
 
     def _drained(self) -> None:
@@ -235,12 +233,12 @@ class Member:
             message = decode(body)
         except ProtocolError:
             return  # Somebody else's, who has found the channel.
-        self._take_message(message)
+        self._take_message((message,), None)
 
-    def _send(self, frame: Frame) -> bool:
+    def _send(self, frame: Frame, descriptors: Sequence[int] = ()) -> bool:
         def send() -> bool:
             assert self._messenger is not None
-            has_room = self._messenger.send(frame)
+            has_room = self._messenger.send(frame, descriptors)
             return has_room and not self._is_paused(frame.peer)
 
         try:
@@ -264,7 +262,7 @@ class Member:
     def _received(self, frame: Frame, descriptors: list[int]) -> None:
         match frame.kind:
             case Kind.MESSAGE:
-                self._take_message(*self._arguments(frame))
+                self._take_message(self._arguments(frame), self._connection(descriptors))
             case Kind.REQUEST:
                 self._in_program(self._answer, frame)
             case Kind.REPLY | Kind.ERROR:
@@ -275,19 +273,27 @@ class Member:
             case Kind.RESUME:
                 self._paused.discard(frame.peer)
                 self._drained()
-        for fd in descriptors:
-            os.close(fd)
+        close_all(descriptors)
+
+    def _connection(self, descriptors: list[int]) -> socket.socket | None:  # noqa: ARG002
+        """Take the connection of a message out of its descriptors, where one may come."""
+        return None
 
     def _arguments(self, frame: Frame) -> tuple[Any, ...]:
         """Return what a handler is given of a message or a request."""
         return (decode(frame.body),)
 
-    def _take_message(self, *arguments: Any) -> None:
+    def _take_message(self, arguments: tuple[Any, ...], connection: socket.socket | None) -> None:
         with self._order:
             if self._emitter.has("message"):
-                self._tell("message", *arguments)
+                self._in_program(self._tell_message, arguments, connection)
             else:
-                self._early.append(arguments)
+                self._early.append(arguments, connection)
+
+    def _tell_message(self, arguments: tuple[Any, ...], connection: socket.socket | None) -> None:
+        taken = self._emitter.offer("message", *arguments, extra=connection)
+        if connection is not None and not taken:
+            connection.close()
 
     def _answer(self, frame: Frame) -> None:
         async def answer() -> None:

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from sdcluster import attachment
 from sdcluster.errors import ClusterError
+from sdcluster.requests import encode
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.intake import tell
 from sdcluster.worker.listening import Listening
@@ -65,6 +67,19 @@ class ProgramMember(Member):
         self._own_loop.add_reader(self._control, self._read_control)
         tell(self._control, READY=1)
 
+    def send(self, message: Any, connection: attachment.HasFileno | None = None) -> bool:
+        """Send the master a message that JSON can express, and maybe a socket with it.
+
+        The socket stays the caller's too, who may close it at once. Returns False when so much
+        waits to be read that the caller should wait. Raises `ClusterError` when it cannot be sent.
+        """
+        descriptors = [] if connection is None else [attachment.descriptor(connection)]
+        frame = Frame(Kind.MESSAGE, encode(message), attached=len(descriptors))
+        return self._send(frame, descriptors)
+
+    def _connection(self, descriptors: list[int]) -> socket.socket | None:
+        return self._listening.received(descriptors)
+
     def listen(self, request: Mapping[str, Any]) -> socket.socket:
         """Return a socket that listens where `request` says, for all workers that ask the same.
 
@@ -111,11 +126,15 @@ class ProgramMember(Member):
         self._tell("disconnect")
         self._own_loop.call_later(self._drain_timeout_s, self._end)
         self._own_loop.call_later(self._drain_timeout_s + LEAVE_GRACE_S, self._give_up)
-        self._own_loop.call_later(QUIET_S, self._end_when_idle, self._listening.is_idle())
+        self._own_loop.call_later(QUIET_S, self._end_when_idle, self._is_idle())
+
+    def _is_idle(self) -> bool:
+        assert self._messenger is not None
+        return self._listening.is_idle() and not self._messenger.waiting_bytes
 
     def _end_when_idle(self, was_idle: bool) -> None:
         """End when there was nothing to do twice: a connection may be in the act of being taken."""
-        is_idle = self._listening.is_idle()
+        is_idle = self._is_idle()
         if is_idle and was_idle:
             self._end()
         else:

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from sdcluster import requests
@@ -76,10 +77,10 @@ class ServiceMember(Member):
             raise ClusterError(NO_AGENT)
         return AgentPeer(self)
 
-    def _send(self, frame: Frame) -> bool:
+    def _send(self, frame: Frame, descriptors: Sequence[int] = ()) -> bool:
         if frame.peer == MASTER and not self._has_agent:
             raise ClusterError(NO_AGENT)
-        return super()._send(frame)
+        return super()._send(frame, descriptors)
 
     def disconnect(self) -> None:
         """Leave, as soon as another worker serves in this one's place."""

@@ -39,6 +39,7 @@ SHARED = {
 """The modules that belong to no package, below the command line."""
 
 BOTH_SIDES = {
+    "sdcluster.attachment",
     "sdcluster.cacheurl",
     "sdcluster.descriptors",
     "sdcluster.emitter",

@@ -229,3 +229,26 @@ def test_exit_of_the_program_is_not_held_up_by_a_handler(scene: Scene) -> None:
 
     with pytest.raises(SystemExit):
         scene.emitter.emit("exit")
+
+
+def test_offer_is_for_handlers_that_take_one_argument_more(scene: Scene) -> None:
+    """The others are called without; None is for those alone that cannot do without."""
+    told = scene.told
+    scene.emitter.on("exit")(lambda code: told.append(("alone", code)))
+    scene.emitter.on("exit")(lambda code, extra: told.append(("has to", code, extra)))
+    scene.emitter.on("exit")(lambda code, extra="-": told.append(("may", code, extra)))
+    scene.emitter.on("exit")(scene.handler("any"))
+    assert scene.emitter.offer("exit", 1, extra="x")
+    assert told == [("alone", 1), ("has to", 1, "x"), ("may", 1, "x"), ("any", 1, "x")]
+    del told[:]
+    assert not scene.emitter.offer("exit", 1, extra=None)
+    assert told == [("alone", 1), ("has to", 1, None), ("may", 1, "-"), ("any", 1)]
+
+
+def test_offer_that_nobody_takes_is_told(scene: Scene) -> None:
+    """Also by a handler of which nobody knows what it takes, as of some that are not Python's."""
+    assert not scene.emitter.offer("exit", 1, extra="x")
+    scene.emitter.on("exit")(lambda code: scene.told.append(code))
+    scene.emitter.on("exit")(dict.fromkeys([1]).__class__)
+    assert not scene.emitter.offer("exit", [("a", 1)], extra="x")
+    assert scene.told == [[("a", 1)]]

@@ -550,3 +550,68 @@ def test_descriptors_that_are_not_announced_end_the_channel(
     os.close(fd)
     scene.until(lambda: one.ends)
     assert one.ends == [reason]
+
+
+def test_descriptors_for_which_there_is_no_room_wait(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process has too many: read now, they would be lost. It may send meanwhile."""
+    one, other = scene.pair()
+    lacking = [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    def require(count: int, *, like: int) -> None:
+        assert count == 2 and like >= 0
+        if lacking:
+            raise lacking.pop()
+
+    monkeypatch.setattr(messaging, "require", require)
+    fd = memfd("connection")
+    one.say(b"x", fd)
+    os.close(fd)
+    scene.until(lambda: len(lacking) < 3)
+    assert other.frames == []
+    assert not other.say(b"x" * 1_000_000)
+    scene.until(lambda: other.frames and one.frames)
+    assert [content(fd) for fd in other.descriptors[0]] == ["connection"]
+    scene.until(lambda: not lacking)
+    other.messenger.close()
+
+
+def test_channel_may_be_closed_while_it_waits_for_descriptors(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read after that."""
+    one, other = scene.pair()
+
+    def require(count: int, *, like: int) -> None:
+        assert count == 2
+        tried.append(like)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    tried: list[int] = []
+    monkeypatch.setattr(messaging, "require", require)
+    one.say(b"x")
+    scene.until(lambda: tried)
+    (fd,) = set(tried)
+    times = len(tried)
+    other.messenger.close()
+    time_is_over: list[int] = []
+    scene.loop.events.call_later(0.05, lambda: time_is_over.append(1))
+    scene.until(lambda: time_is_over)
+    assert other.frames == [] and tried.count(fd) == times
+
+
+def test_descriptors_of_a_message_that_breaks_the_protocol_are_closed(scene: Scene) -> None:
+    """Those that the one who found it has not taken out."""
+    one, other = scene.pair()
+
+    def refuse(frame: Frame) -> None:
+        del other.descriptors[-1]  # The channel's.
+        raise ProtocolError(f"no {frame.body.decode()}")
+
+    other.on_frame = refuse
+    fd = memfd("connection")
+    one.say(b"jokes", fd)
+    os.close(fd)
+    scene.until(lambda: other.ends)
+    assert other.ends == ["no jokes"]
