@@ -226,13 +226,16 @@ def listen(
     exclusive: bool = False,
     reuse_port: bool = False,
     ipv6_only: bool | None = None,
+    datagrams: bool = False,
 ) -> socket.socket:
     """Return a socket that listens, the same for all workers that ask for the address.
 
     `address` is a port (of every address of the machine), `HOST:PORT`, `[V6]:PORT`, a path or a
     tuple of host and port. With port 0 the n-th call gets the same port in each worker.
-    `exclusive` is a socket for this worker alone. A socket that systemd has passed is taken where
-    the address is its own, or by its `name` (FileDescriptorName=, systemd.socket(5)).
+    `exclusive` is a socket for this worker alone. With `datagrams` it is one that is bound, for
+    `recvfrom` or `create_datagram_endpoint`, and each datagram comes to one of the workers. A
+    socket that systemd has passed is taken where the address is its own, or by its `name`
+    (FileDescriptorName=, systemd.socket(5)).
 
     Raises ValueError for what is no address, OSError as bind(2) and listen(2) do, and
     `ClusterError` in the master.
@@ -247,6 +250,7 @@ def listen(
             "exclusive": exclusive,
             "reuse_port": reuse_port,
             "ipv6_only": ipv6_only,
+            "datagrams": datagrams,
         }
     )
 

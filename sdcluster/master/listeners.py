@@ -42,15 +42,18 @@ class Listener:
                 pass  # Somebody was faster.
 
 
-def adopt(passed: Sequence[tuple[int, str]], configured: Sequence[Address]) -> list[Listener]:
+def adopt(
+    passed: Sequence[tuple[int, str]], configured: Sequence[Address], *, datagrams: bool = False
+) -> list[Listener]:
     """Take the sockets that systemd passed, as (descriptor, name).
 
-    Raises `ConfigError` when `configured` names addresses and they are not those.
+    Raises `ConfigError` when `configured` names addresses and they are not those, and unless
+    `datagrams` are wanted for sockets that receive such (ListenDatagram=, systemd.socket(5)).
     """
     listeners: list[Listener] = []
     try:
         for fd, name in passed:
-            listeners.append(_adopt(fd, name, configured))
+            listeners.append(_adopt(fd, name, configured, datagrams=datagrams))
         _check(listeners, configured)
     except ConfigError:
         for listener in listeners:
@@ -59,14 +62,15 @@ def adopt(passed: Sequence[tuple[int, str]], configured: Sequence[Address]) -> l
     return listeners
 
 
-def _adopt(fd: int, name: str, configured: Sequence[Address]) -> Listener:
+def _adopt(fd: int, name: str, configured: Sequence[Address], *, datagrams: bool) -> Listener:
     try:
         with socket.socket(fileno=os.dup(fd)) as probe:  # Not a stream socket: not to be kept.
             listening = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             is_stream = probe.type == socket.SOCK_STREAM
+            is_wanted = (listening and is_stream) or (datagrams and _has_datagrams(probe))
     except OSError as error:
         raise ConfigError(f"descriptor {fd} ({name}) is not a socket") from error
-    if not listening or not is_stream:
+    if not is_wanted:
         raise ConfigError(f"descriptor {fd} ({name}) is not a listening stream socket")
     listener = Listener(socket.socket(fileno=fd), "", name, inherited=True)
     listener.address = address_text(listener.socket)
@@ -98,30 +102,37 @@ def bind(
     reuse_port: bool = False,
     backlog: int = BACKLOG,
     ipv6_only: bool | None = None,
+    datagrams: bool = False,
 ) -> Listener:
-    """Bind and listen on an address. Raises `ListenError`, `ListenPermissionError`."""
+    """Bind and listen on an address, or bind a socket that receives datagrams there.
+
+    Raises `ListenError`, `ListenPermissionError`.
+    """
+    kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
     sock: socket.socket | None = None
     path = ""
     try:
         if address.family == "unix":
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock = socket.socket(socket.AF_UNIX, kind)
             if not address.path.startswith("@"):
-                _remove_stale(address)
+                _remove_stale(address, kind)
                 path = address.path
                 sock.bind(path)
             else:
                 sock.bind("\0" + address.path[1:])
         else:
             family = socket.AF_INET6 if address.family == "tcp6" else socket.AF_INET
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock = socket.socket(family, kind)
+            if not datagrams:  # With which it would let others bind the same address, socket(7).
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if reuse_port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 only_v6 = address.host not in ("", "::") if ipv6_only is None else ipv6_only
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
             sock.bind((address.host, address.port))
-        sock.listen(backlog)
+        if not datagrams:
+            sock.listen(backlog)
     except (OSError, ListenError) as error:
         if sock is not None:
             sock.close()
@@ -147,7 +158,11 @@ def _explain(address: Address, error: OSError) -> ListenError:
             return ListenError(what)
 
 
-def _remove_stale(address: Address) -> None:
+def _has_datagrams(sock: socket.socket) -> bool:
+    return sock.type == socket.SOCK_DGRAM
+
+
+def _remove_stale(address: Address, kind: socket.SocketKind) -> None:
     """Remove a Unix socket that nobody listens on any more. Raises `ListenError`."""
     try:
         mode = os.stat(address.path).st_mode
@@ -155,14 +170,16 @@ def _remove_stale(address: Address) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise ListenError(f"cannot listen on {address}: it exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         try:
             probe.connect(address.path)
         except ConnectionRefusedError:
             os.unlink(address.path)
-        except BlockingIOError:
-            pass  # Somebody listens and is busy: bind will say that it is in use.
+        except OSError as error:
+            # Somebody listens and is busy, or it is of another kind: bind will say it is in use.
+            if error.errno not in (errno.EAGAIN, errno.EPROTOTYPE):
+                raise
 
 
 def address_text(sock: socket.socket) -> str:

@@ -1,14 +1,16 @@
 """The listeners that workers of a program ask for: each address is bound once, for all of them.
 
 In round-robin the master accepts and hands each connection to one of the workers that listen
-there; in shared they get the listener itself. A listener stays open while no worker is there for
-it, so that nobody is refused; it is closed when the last worker that has it closes it and goes on.
-A program that ends closes what it has, too, and does not mean it.
+there; in shared they get the listener itself, and so they do where datagrams are received. A
+listener stays open while no worker is there for it, so that nobody is refused; it is closed when
+the last worker that has it closes it and goes on. A program that ends closes what it has, too, and
+does not mean it.
 """
 
 import errno
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,7 +56,7 @@ class Openings:
         on_exhausted: Callable[[OSError], None],
     ) -> None:
         """`passed` are the sockets of systemd's, as (descriptor, name). Raises `ConfigError`."""
-        self._inherited = adopt(passed, ())
+        self._inherited = adopt(passed, (), datagrams=True)
         self._loop = loop
         self._on_exhausted = on_exhausted
         self._openings: dict[str, Opening] = {}
@@ -69,7 +71,7 @@ class Openings:
         makes no sense `ProtocolError`.
         """
         wanted = _Request(request)
-        shared = shared or wanted.exclusive
+        shared = shared or wanted.exclusive or wanted.datagrams
         where = wanted.identity(worker)
         opening = self._openings.get(where)
         if opening is None:
@@ -104,7 +106,12 @@ class Openings:
             dispatcher = Dispatcher(self._loop, max_connections=0, on_exhausted=self._on_exhausted)
             dispatcher.watch(listener.socket)
         sock = listener.socket
-        told = {"key": self._keys, "family": int(sock.family), "name": _name(sock.getsockname())}
+        told = {
+            "key": self._keys,
+            "family": int(sock.family),
+            "name": _name(sock.getsockname()),
+            "datagrams": wanted.datagrams,
+        }
         opening = Opening(self._keys, where, listener, dispatcher, wanted.exclusive, told)
         self._openings[where] = opening
         return opening
@@ -113,6 +120,8 @@ class Openings:
         """Return the socket of systemd's that is asked for, by its name or by its address."""
         for listener in self._inherited:
             sock = listener.socket
+            if (sock.type == socket.SOCK_DGRAM) != wanted.datagrams:
+                continue
             if wanted.name:
                 found = listener.name == wanted.name
             else:
@@ -220,6 +229,7 @@ class _Request:
             self.address = parse(str(request["address"])) if not self.name else _NOWHERE
             self.backlog = min(max(0, int(request.get("backlog", BACKLOG))), 65535)
             self.exclusive = bool(request.get("exclusive", False))
+            self.datagrams = bool(request.get("datagrams", False))
             self.reuse_port = bool(request.get("reuse_port", False))
             ipv6_only = request.get("ipv6_only")
             self.ipv6_only = None if ipv6_only is None else bool(ipv6_only)
@@ -237,12 +247,14 @@ class _Request:
             reuse_port=self.reuse_port,
             backlog=self.backlog,
             ipv6_only=self.ipv6_only,
+            datagrams=self.datagrams,
         )
 
     def identity(self, worker: int) -> str:
         """Return what is equal for the workers that are to share a listener."""
         own = worker if self.exclusive else 0
-        return json.dumps([self.name, str(self.address), self.ipv6_only, self._turn, own])
+        where = [self.name, str(self.address), self.ipv6_only, self.datagrams]
+        return json.dumps([*where, self._turn, own])
 
 
 def _name(name: Any) -> Any:

@@ -1,8 +1,7 @@
 """A listening socket whose file workers share: each accepts by itself.
 
-The file is the master's and of every worker, and so are its flags: it stays non-blocking, and who
-wants to wait does so here. The descriptor of the socket is an epoll(7) that watches it: when this
-worker is to accept no more, the file is taken out, and nobody is woken any more.
+The descriptor of the socket is an epoll(7) that watches the file: when this worker is to accept no
+more, the file is taken out, and nobody is woken any more.
 """
 
 import contextlib
@@ -10,13 +9,12 @@ import errno
 import os
 import select
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
 from sdcluster.worker import uvserver
 from sdcluster.worker.handed import Connection, Counts
-from sdcluster.worker.listener import ClusterListener
+from sdcluster.worker.shared import SharedSocket
 
 
 class Tally(Counts):
@@ -30,7 +28,7 @@ class Tally(Counts):
         self._tell(connections)
 
 
-class HeldListener(ClusterListener):
+class HeldListener(SharedSocket):
     """A listener that this worker accepts on by itself."""
 
     def __init__(
@@ -44,7 +42,7 @@ class HeldListener(ClusterListener):
         self._epoll.register(self._listener, select.EPOLLIN)
         os.dup2(self._epoll.fileno(), self.fileno(), inheritable=False)
         self._is_silent = False
-        self._timeout: float | None = socket.getdefaulttimeout()
+        self._timeout = socket.getdefaulttimeout()
         self._counts = Tally(on_count)
         self._on_closed = on_closed
         uvserver.teach(HeldListener)
@@ -61,44 +59,16 @@ class HeldListener(ClusterListener):
         """As of any socket; it is the option of all workers."""
         self._listener.setsockopt(*arguments)
 
-    def setblocking(self, flag: bool, /) -> None:
-        """As of any socket, for this worker alone."""
-        self._timeout = None if flag else 0.0
-
-    def settimeout(self, value: float | None, /) -> None:
-        """As of any socket, for this worker alone."""
-        self._timeout = value
-
-    def gettimeout(self) -> float | None:
-        """Return how long `accept` waits."""
-        return self._timeout
-
-    def getblocking(self) -> bool:
-        """Whether `accept` waits."""
-        return self._timeout != 0
-
     def accept(self) -> tuple[socket.socket, Any]:
         """Return a connection and the address of its client, as socket.accept does."""
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                if not self._is_silent:
-                    return self._accepted()
-            if self._timeout == 0:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            self._wait(deadline)
+        return self._retried(self._accepted)
 
     def _accepted(self) -> tuple[socket.socket, Any]:
+        if self._is_silent:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         fd, address = self._listener._accept()  # type: ignore[attr-defined]
         self._counts.change(1)
         return Connection(fd, self._counts), address
-
-    def _wait(self, deadline: float | None) -> None:
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        if not poll.poll(left_ms):
-            raise TimeoutError("timed out")
 
     def be_silent(self) -> None:
         """Never be ready again: the others get what comes, and who waits is to wait."""

@@ -12,6 +12,7 @@ from typing import Any
 from sdcluster import attachment
 from sdcluster.requests import Requests, encode
 from sdcluster.wire.messages import Frame, Kind
+from sdcluster.worker.datagrams import DatagramSocket
 from sdcluster.worker.handed import Connection, HandedListener
 from sdcluster.worker.held import HeldListener, Tally
 
@@ -76,6 +77,8 @@ class Listening:
 
     def _listener(self, told: Mapping[str, Any], descriptors: list[int]) -> socket.socket:
         key = told["key"]
+        if told["datagrams"]:
+            return DatagramSocket(descriptors[0], on_closed=lambda: self._closed(key))
         if len(descriptors) == 1:
             return HeldListener(
                 descriptors[0], on_closed=lambda: self._closed(key), on_count=self._counted

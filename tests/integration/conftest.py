@@ -117,8 +117,8 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 def play(tmp_path: Path) -> Iterator[Play]:
     """Start a program that uses the library, and end it afterwards.
 
-    `play(SOURCE, "argument", env={}, command=["-m", "package"])`; see `program.PRELUDE` for what
-    the source may use.
+    `play(SOURCE, "argument", env={}, command=["-m", "package"], sockets={"web": sock})`;
+    see `program.PRELUDE` for what the source may use.
     """
     programs: list[Program] = []
 
@@ -127,11 +127,18 @@ def play(tmp_path: Path) -> Iterator[Play]:
         *arguments: str,
         env: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
+        sockets: Mapping[str, socket.socket] | None = None,
     ) -> Program:
         environment = {**os.environ, **(env or {})}
         name = f"program{len(programs) or ''}"
         one = launched(
-            source, *arguments, cwd=tmp_path, env=environment, name=name, command=command
+            source,
+            *arguments,
+            cwd=tmp_path,
+            env=environment,
+            name=name,
+            command=command,
+            sockets=sockets,
         )
         programs.append(one)
         return one

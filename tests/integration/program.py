@@ -1,11 +1,12 @@
 """Programs that use the library: `PRELUDE`, their own source, and what they print."""
 
 import re
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from instance import Instance, wait_until
+from instance import ACTIVATE, Instance, wait_until
 
 PRELUDE = """
 import asyncio
@@ -100,8 +101,16 @@ def launched(
     env: Mapping[str, str],
     name: str = "program",
     command: Sequence[str] | None = None,
+    sockets: Mapping[str, socket.socket] | None = None,
 ) -> Program:
-    """Write a program to a file and start it; `command` runs it in another way."""
+    """Write a program to a file and start it; `command` runs it in another way.
+
+    `sockets` are passed by name, as systemd does.
+    """
     (cwd / f"{name}.py").write_text(PRELUDE + source)
     words = [sys.executable, *(command or [f"{name}.py"]), *arguments]
-    return Program(words, name=name, cwd=cwd, env=env)
+    fds = [sock.fileno() for sock in (sockets or {}).values()]
+    if sockets:
+        numbers = ",".join(map(str, fds))
+        words = [sys.executable, str(ACTIVATE), numbers, ":".join(sockets), *words]
+    return Program(words, name=name, cwd=cwd, env=env, pass_fds=fds)
