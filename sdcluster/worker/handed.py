@@ -7,127 +7,22 @@ is at its end, and ready to be read for ever; it is taken out, and nobody is wok
 """
 
 import errno
-import mmap
 import os
 import select
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from sdcluster import descriptors
 from sdcluster.wire import channel
-from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
-from sdcluster.worker import uvserver
+from sdcluster.worker import tls, uvserver
+from sdcluster.worker.connection import Connection, Counts
 from sdcluster.worker.intake import tell
 from sdcluster.worker.listener import ClusterListener
 
 _ANCILLARY_BYTES = descriptors.space(1)
-
-
-class Counts:
-    """What the scoreboard says of a listener's connections.
-
-    Any thread may change it, and a finalizer, which may run within any other call and must not
-    wait: a change is queued, and made by whoever holds the lock or gets it.
-    """
-
-    def __init__(
-        self, board_fd: int, *, on_count: Callable[[int], None], on_wanted: Callable[[], None]
-    ) -> None:
-        """`on_wanted` is to tell the master that a connection was taken. `board_fd` is closed."""
-        try:
-            self._page = mmap.mmap(board_fd, SIZE_BYTES)
-        finally:
-            os.close(board_fd)
-        self._board: Scoreboard | None = Scoreboard(self._page)
-        self._on_count = on_count
-        self._on_wanted = on_wanted
-        self._changes: deque[tuple[int, int] | None] = deque()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-
-    def change(self, connections: int, taken: int = 0) -> None:
-        """Count connections that were opened or closed, and frames that were taken."""
-        self._queue((connections, taken))
-
-    def close(self) -> None:
-        """Let go of the scoreboard. Connections that are still open are counted on without it."""
-        self._queue(None)
-
-    def _queue(self, change: tuple[int, int] | None) -> None:
-        if os.getpid() != self._pid:
-            return  # A copy of the process closes copies of the connections.
-        self._changes.append(change)
-        # Looked at again after the lock is released: a change may have come in between.
-        while self._changes and self._lock.acquire(blocking=False):
-            try:
-                while self._changes:
-                    self._make(self._changes.popleft())
-            finally:
-                self._lock.release()
-
-    def _make(self, change: tuple[int, int] | None) -> None:
-        if change is None:
-            if self._board is not None:
-                self._board.release()
-                self._board = None
-                self._page.close()
-            return
-        connections, taken = change
-        if self._board is not None:
-            words = self._board.words
-            # In this order: the master adds the two up, and must not miss a connection in between.
-            words[Field.CONNECTIONS] += connections
-            words[Field.TAKEN] += taken
-            if taken and words[Field.WAITING]:
-                words[Field.WAITING] = 0
-                self._on_wanted()
-        if connections:
-            self._on_count(connections)
-
-
-class Connection(socket.socket):
-    """An accepted connection, which tells when it is closed. A duplicate counts as another one."""
-
-    __slots__ = ("_counts",)
-
-    def __init__(self, fd: int, counts: Counts) -> None:
-        """It is counted already."""
-        self._counts: Counts | None = counts
-        super().__init__(fileno=fd)
-
-    def _gone(self) -> None:
-        counts, self._counts = self._counts, None
-        if counts is not None:
-            counts.change(-1)
-
-    def _real_close(self) -> None:  # What close() comes to, when no file made of it is open.
-        try:
-            super()._real_close()  # type: ignore[misc]
-        finally:
-            self._gone()
-
-    def dup(self) -> "Connection":
-        """As of any socket."""
-        fd = os.dup(self.fileno())
-        assert self._counts is not None  # Or there was no descriptor.
-        self._counts.change(1)
-        copy = Connection(fd, self._counts)
-        copy.settimeout(self.gettimeout())
-        return copy
-
-    def detach(self) -> int:
-        """As of any socket; it counts as closed from then on."""
-        fd = super().detach()
-        self._gone()
-        return fd
-
-    def __del__(self) -> None:
-        super().__del__()  # type: ignore[misc]  # Warns of what was not closed, and closes it.
-        self._gone()
 
 
 class HandedListener(ClusterListener):
@@ -161,6 +56,7 @@ class HandedListener(ClusterListener):
         self._on_closed = on_closed
         self.settimeout(self.gettimeout())
         uvserver.teach(HandedListener)
+        tls.teach()
 
     def getsockname(self) -> Any:
         """Return what it is bound to."""
@@ -177,8 +73,8 @@ class HandedListener(ClusterListener):
         """As of any socket."""
         self.settimeout(None if flag else 0.0)
 
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Return a connection and the address of its client, as socket.accept does.
+    def _accept_one(self) -> tuple[socket.socket, Any]:
+        """Do as `accept`.
 
         When the master has no more, one that does not wait has none, and one that waits is to wait;
         but one that need not, as it seemed, gets ConnectionAbortedError: a server that is told that

@@ -12,20 +12,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from sdcluster.worker import uvserver
-from sdcluster.worker.handed import Connection, Counts
+from sdcluster.worker import tls, uvserver
+from sdcluster.worker.connection import Connection, Tally
 from sdcluster.worker.shared import SharedSocket
-
-
-class Tally(Counts):
-    """Counts of which no scoreboard is kept."""
-
-    def __init__(self, on_count: Callable[[int], None]) -> None:
-        self._tell = on_count
-
-    def change(self, connections: int, taken: int = 0) -> None:  # noqa: ARG002
-        """Count connections that were opened or closed."""
-        self._tell(connections)
 
 
 class HeldListener(SharedSocket):
@@ -46,6 +35,7 @@ class HeldListener(SharedSocket):
         self._counts = Tally(on_count)
         self._on_closed = on_closed
         uvserver.teach(HeldListener)
+        tls.teach()
 
     def getsockname(self) -> Any:
         """Return what it is bound to."""
@@ -59,8 +49,7 @@ class HeldListener(SharedSocket):
         """As of any socket; it is the option of all workers."""
         self._listener.setsockopt(*arguments)
 
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Return a connection and the address of its client, as socket.accept does."""
+    def _accept_one(self) -> tuple[socket.socket, Any]:
         return self._retried(self._accepted)
 
     def _accepted(self) -> tuple[socket.socket, Any]:

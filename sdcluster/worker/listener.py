@@ -3,7 +3,7 @@
 import errno
 import socket
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class ClusterListener(socket.socket):
@@ -13,6 +13,26 @@ class ClusterListener(socket.socket):
     """
 
     _on_closed: Callable[[], None] | None = None
+    _secure: Callable[[socket.socket], socket.socket] | None = None
+    """Makes a TLS connection of one that was accepted, see `tls`."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return a connection and the address of its client, as socket.accept does."""
+        connection, address = self._accept_one()
+        if self._secure is None:
+            return connection, address
+        try:
+            return self._secure(connection), address
+        except BaseException:
+            connection.close()
+            raise
+
+    def _accept_one(self) -> tuple[socket.socket, Any]:
+        raise NotImplementedError
+
+    def secure(self, how: Callable[[socket.socket], socket.socket]) -> None:
+        """Have `accept` return TLS connections, which `how` makes."""
+        self._secure = how
 
     def listen(self, backlog: int = 0, /) -> None:
         """Do nothing: the master listens."""

@@ -12,9 +12,10 @@ from typing import Any
 from sdcluster import attachment
 from sdcluster.requests import Requests, encode
 from sdcluster.wire.messages import Frame, Kind
+from sdcluster.worker.connection import Connection, Tally
 from sdcluster.worker.datagrams import DatagramSocket
-from sdcluster.worker.handed import Connection, HandedListener
-from sdcluster.worker.held import HeldListener, Tally
+from sdcluster.worker.handed import HandedListener
+from sdcluster.worker.held import HeldListener
 
 TIMEOUT_S = 30.0
 """How long the master may take to open a listener."""
