@@ -81,7 +81,13 @@ class Mold:
 
     def _exec(self, channel_fd: int, user: pwd.struct_passwd | None) -> int:
         process = subprocess.Popen(
-            [python(self.config), str(BOOTSTRAP), str(channel_fd), _TITLE_ROOM],
+            [
+                python(self.config),
+                *self.config.interpreter_options,
+                str(BOOTSTRAP),
+                str(channel_fd),
+                _TITLE_ROOM,
+            ],
             cwd=self.config.directory,
             env=_environment(self.config, user),
             stdin=subprocess.DEVNULL,

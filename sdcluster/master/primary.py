@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -290,6 +291,7 @@ class Primary:
             name=Path(script[1] if script[0] == "-m" else script[0]).stem,
             source="setup_master",
             script=tuple(script) + tuple(self.settings.get("args", sys.argv[1:])),
+            interpreter_options=_interpreter_options(),
             directory=Path(self.settings.get("cwd", ".")).absolute(),
             listen=(),
             listen_given=False,
@@ -558,6 +560,15 @@ def _own_script() -> list[str]:
     if not path or not os.path.exists(path):
         raise ClusterError("this program is no file that workers could run; name one: setup_master")
     return [os.path.abspath(path)]
+
+
+def _interpreter_options() -> tuple[str, ...]:
+    """Return the options of this interpreter, `-O` or `-X dev`, for those of the workers."""
+    # Private, and what multiprocessing has for the same purpose.
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    if getattr(sys.__stdout__, "write_through", False):
+        options.append("-u")
+    return tuple(options)
 
 
 def _check_scheduling(wanted: str) -> Scheduling:

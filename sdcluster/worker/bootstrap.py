@@ -36,8 +36,9 @@ def main() -> None:
                 *sys.version_info[:2],
             )
         )
-    # In place of this file's folder: the app's, as with `python -m`.
-    sys.path[0] = os.getcwd()
+    if not sys.flags.safe_path:  # With -I and -P neither is there.
+        # In place of this file's folder: the app's, as with `python -m`.
+        sys.path[0] = os.getcwd()
     _import_package()
     from sdcluster.worker import mold
 

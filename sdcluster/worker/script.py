@@ -97,7 +97,8 @@ def _run(script: Sequence[str]) -> None:
         sys.path[0] = path
         runpy.run_path(path, run_name="__main__")
         return
-    sys.path[0] = os.path.dirname(os.path.realpath(path))
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
     main.__file__ = path
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)

@@ -432,6 +432,54 @@ if __name__ == "__main__":
     assert program.lines("cwd") == ["True"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-O",
+        "-OO",
+        "-u",
+        "-B",
+        "-E",
+        "-I",
+        "-P",
+        "-X dev",
+        "-X utf8=0 -b",
+        "-W error::UserWarning -W ignore::DeprecationWarning",
+        "-I -OO -X dev -W error",
+    ],
+)
+def test_options_of_the_interpreter_are_those_of_the_workers(play: Play, options: str) -> None:
+    """As the program was started with them, it may count on them; they bring no noise."""
+    program = play(
+        """
+def show():
+    stream = sys.__stdout__.write_through
+    say("flags", sys.flags, sys.warnoptions, sorted(sys._xoptions), stream)
+    say("doc", show.__doc__, sys.dont_write_bytecode, os.path.dirname(__file__) in sys.path)
+
+show()
+if cluster.is_master:
+    cluster.fork()
+    cluster.on("online")(lambda worker: worker.send("x"))
+    cluster.run()
+else:
+    cluster.on("message")(lambda message: say("got", message))
+    cluster.listen("127.0.0.1:0").close()
+    while not sys.stdout.closed and not os.path.exists("go"):
+        time.sleep(0.01)
+""",
+        command=[*options.split(), "program.py"],
+        env={"PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": ""},
+    )
+    wait_until(lambda: program.lines("got"), "a message")
+    (program.folder / "go").touch()
+    assert program.wait() == 0
+    for what in ("flags", "doc"):
+        master, worker = program.lines(what)
+        assert master == worker
+    assert len(program.log().splitlines()) == 5, program.log()
+
+
 def test_package_can_be_the_program(play: Play, tmp_path: Path) -> None:
     """`python -m package` has workers that run the package."""
     folder = tmp_path / "package"
