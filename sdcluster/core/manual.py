@@ -60,7 +60,7 @@ class KillWanted:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """Workers that are not spawned yet are to come from a mold of other settings."""
+    """Workers that are wanted from now on are to come from a mold of other settings."""
 
     drain_timeout_s: float | None = None
     """How long those that leave from now on have; None for as long as before."""
@@ -87,6 +87,8 @@ class Record:
 
     id: WorkerId
     slot: Slot
+    generation: Generation
+    """Whose mold forks it: that of the settings there were when it was wanted."""
     stage: Stage = Stage.FORKED
     order: Order = Order.NONE
     reason: ExitReason | None = None
@@ -104,7 +106,10 @@ class Manual:
         self._finished = False
         self._drain_timeout_s = drain_timeout_s
         self._generation = Generation(0)
-        self._mold: MoldState | None = None
+        self._molds: dict[Generation, MoldState] = {}
+        """Those that were ordered and not stopped."""
+        self._current: Generation | None = None
+        """The one of the settings there are now; None when it is to be ordered yet."""
         self._actions: list[Action] = []
         self._now = 0.0
 
@@ -126,8 +131,8 @@ class Manual:
             case SettingsChanged(drain_timeout_s):
                 if drain_timeout_s is not None:
                     self._drain_timeout_s = drain_timeout_s
-                self._stop_mold()
-                self._spawn_waiting()
+                self._current = None
+                self._stop_idle_molds()
             case ev.MoldReady(generation):
                 self._mold_ready(generation)
             case ev.MoldFailed(generation, reason) | ev.MoldExited(generation, reason):
@@ -154,44 +159,60 @@ class Manual:
     def _fork(self, worker: WorkerId) -> None:
         taken = {one.slot for one in self.workers.values()}
         slot = next(number for number in range(len(taken) + 1) if Slot(number) not in taken)
-        self.workers[worker] = Record(worker, Slot(slot))
         self._actions.append(Announce(worker, Stage.FORKED))
+        generation = self._generation if self.stopping else self._current_generation()
+        self.workers[worker] = Record(worker, Slot(slot), generation)
         if self.stopping:
             self._leave(worker, ExitReason.STOP)
-        self._spawn_waiting()
+        else:
+            self._spawn_waiting(generation)
 
-    def _waiting(self) -> list[Record]:
-        return [one for one in self.workers.values() if one.order is Order.NONE]
+    def _current_generation(self) -> Generation:
+        """Return the generation of the settings there are now, with its mold ordered."""
+        if self._current is None:
+            self._generation = self._current = Generation(self._generation + 1)
+            self._molds[self._current] = MoldState.STARTING
+            self._actions.append(act.LoadGeneration(self._current))
+        return self._current
 
-    def _spawn_waiting(self) -> None:
-        waiting = self._waiting()
-        if waiting and self._mold is None:
-            self._generation = Generation(self._generation + 1)
-            self._mold = MoldState.STARTING
-            self._actions.append(act.LoadGeneration(self._generation))
-        if self._mold is MoldState.READY:
-            for one in waiting:
+    def _waiting(self, generation: Generation) -> list[Record]:
+        return [
+            one
+            for one in self.workers.values()
+            if one.order is Order.NONE and one.generation == generation
+        ]
+
+    def _spawn_waiting(self, generation: Generation) -> None:
+        if self._molds.get(generation) is MoldState.READY:
+            for one in self._waiting(generation):
                 one.order = Order.SPAWN
-                self._actions.append(act.SpawnWorker(one.id, one.slot, self._generation))
+                self._actions.append(act.SpawnWorker(one.id, one.slot, generation))
 
     def _mold_ready(self, generation: Generation) -> None:
-        # Not one that was stopped before it could say so.
-        if generation == self._generation and self._mold is MoldState.STARTING:
-            self._mold = MoldState.READY
-            self._spawn_waiting()
+        if generation in self._molds:  # Else it was stopped before it could say so.
+            self._molds[generation] = MoldState.READY
+            self._spawn_waiting(generation)
+            self._stop_idle_molds()
 
-    def _stop_mold(self) -> None:
-        if self._mold is not None:
-            self._mold = None
-            self._actions.append(act.StopMold(self._generation))
+    def _stop_idle_molds(self) -> None:
+        """Stop those of settings that are no more, once nobody waits for them."""
+        for generation in list(self._molds):
+            if generation != self._current and not self._waiting(generation):
+                self._stop_mold(generation)
+
+    def _stop_mold(self, generation: Generation) -> None:
+        del self._molds[generation]
+        self._actions.append(act.StopMold(generation))
 
     def _mold_lost(self, generation: Generation, reason: str) -> None:
-        if generation != self._generation or self._mold is None:
+        if generation not in self._molds:
             return
         # Whoever waits, waits for a mold that loads: the next would hardly do better. A mold that
         # could fork leaves nobody waiting, and the next is loaded for the next worker.
-        self._stop_mold()
-        for one in self._waiting():
+        self._stop_mold(generation)
+        if generation == self._current:
+            self._current = None
+        for one in self._waiting(generation):
             self._gone(one.id, reason)
 
     def _online(self, worker: WorkerId) -> None:
@@ -216,6 +237,7 @@ class Manual:
         self._mark(worker, reason)
         if one.order is Order.NONE:
             self._gone(worker, "it was not wanted any more")
+            self._stop_idle_molds()
             return
         one.order = Order.RETIRE
         one.deadline = self._now + self._drain_timeout_s + KILL_GRACE_S
@@ -248,7 +270,8 @@ class Manual:
             for one in self.workers.values():
                 if one.order is not Order.KILL:
                     one.deadline = self._now
-        self._stop_mold()
+        self._current = None
+        self._stop_idle_molds()
 
     def _expire(self) -> None:
         for one in self._due():

@@ -36,6 +36,8 @@ LIVES = (
 class Life:
     """A worker, as the program and the system know it."""
 
+    settings: int
+    """Which settings there were when it was wanted."""
     announced: list[Stage] = field(default_factory=list)
     slot: int | None = None
     """None before it is spawned."""
@@ -56,8 +58,9 @@ class Program:
         """Those that were loaded and not stopped, and whether they can fork."""
         self.stale: set[Generation] = set()
         """Those that were stopped, and may not have heard of it."""
-        self.outdated: set[Generation] = set()
-        """Those of other settings."""
+        self.settings = 0
+        self.settings_of: dict[Generation, int] = {}
+        """Which settings there were when it was loaded."""
         self.finished = 0
         self.stops = False
         self.told: list[tuple[float, object]] = []
@@ -74,13 +77,11 @@ class Program:
     def _note(self, event: Event) -> None:
         match event:
             case ForkWanted(worker):
-                self.lives[worker] = Life()
+                self.lives[worker] = Life(self.settings)
             case SettingsChanged():
-                self.outdated |= set(self.molds)
+                self.settings += 1
             case ev.MoldReady(generation) if generation in self.molds:
                 self.molds[generation] = True
-            case ev.MoldExited(generation) | ev.MoldFailed(generation):
-                self.outdated.add(generation)
             case ev.WorkerExited(worker) | ev.ForkFailed(worker):
                 self.lives[worker].exited = True
             case ev.StopRequested():
@@ -89,17 +90,20 @@ class Program:
     def _carry_out(self, action: Action) -> None:
         match action:
             case act.LoadGeneration(generation):
-                assert not self.molds, "two molds at a time"
+                same = [one for one in self.molds if self.settings_of[one] == self.settings]
+                assert not same, "two molds of the same settings"
                 assert generation not in self.stale, "a generation is used again"
-                assert self._waiting(), "a mold that nobody waits for"
                 assert not self.stops
                 self.molds[generation] = False
+                self.settings_of[generation] = self.settings
+                assert self._waiting(generation), "a mold that nobody waits for"
             case act.StopMold(generation):
                 del self.molds[generation]
                 self.stale.add(generation)
             case act.SpawnWorker(worker, slot, generation):
                 assert self.molds.get(generation), "nothing forks it"
-                assert generation not in self.outdated, "it comes from a mold of old settings"
+                settings = self.lives[worker].settings
+                assert self.settings_of[generation] == settings, "it has the settings of others"
                 assert self.lives[worker].slot is None, "spawned twice"
                 self.lives[worker].slot = slot
             case act.RetireWorker(worker):
@@ -129,8 +133,11 @@ class Program:
         assert set(self.manual.workers) == set(there), "a worker is forgotten"
         slots = [life.slot for life in there.values() if life.slot is not None]
         assert len(slots) == len(set(slots)), "two workers in a slot"
-        waiting = self._waiting()
-        assert not waiting or False in self.molds.values(), f"{waiting} wait for nothing"
+        loading = {self.settings_of[one] for one, is_ready in self.molds.items() if not is_ready}
+        waiting = {life.settings for life in there.values() if life.slot is None}
+        assert waiting <= loading, "they wait for nothing"
+        kept = {self.settings_of[one] for one in self.molds}
+        assert kept <= waiting | {self.settings}, "a mold is kept for nobody"
         leaving = [one for one in there.values() if one.retired and not one.killed]
         deadline = self.manual.deadline()
         assert (deadline is not None) == bool(leaving), "a deadline for those who leave alone"
@@ -142,11 +149,12 @@ class Program:
             worker: life for worker, life in self.lives.items() if Stage.DEAD not in life.announced
         }
 
-    def _waiting(self) -> list[WorkerId]:
+    def _waiting(self, generation: Generation) -> list[WorkerId]:
+        """Return who is to be forked by a mold."""
         return [
             worker
             for worker, life in self._there().items()
-            if life.slot is None and Stage.DISCONNECTED not in life.announced
+            if life.slot is None and life.settings == self.settings_of[generation]
         ]
 
     def step(self) -> None:

@@ -287,14 +287,33 @@ def test_settings_that_change_before_the_first_fork_change_nothing() -> None:
     assert Drive().tell(SettingsChanged()) == []
 
 
-def test_settings_that_change_while_a_mold_loads_concern_those_who_wait() -> None:
-    """They are spawned by the new mold, though the old one may say yet that it is ready."""
+def test_settings_that_change_while_a_mold_loads_are_not_for_those_who_wait() -> None:
+    """They are spawned by the old mold, which goes then; the next worker has one of its own."""
     drive = Drive()
     drive.tell(fork(1))
-    assert drive.tell(SettingsChanged()) == [stop_mold(1), load(2)]
-    assert drive.tell(mold_ready(1)) == []
-    assert drive.tell(mold_exited(1), mold_failed(1)) == []
-    assert drive.tell(mold_ready(2)) == [spawn(1, 0, 2)]
+    assert drive.tell(SettingsChanged(), SettingsChanged()) == []
+    assert drive.tell(fork(2)) == [forked(2), load(2)]
+    assert drive.tell(mold_ready(2)) == [spawn(2, 1, 2)]
+    assert drive.tell(mold_ready(1)) == [spawn(1, 0, 1), stop_mold(1)]
+    assert drive.tell(fork(3)) == [forked(3), spawn(3, 2, 2)]
+
+
+@pytest.mark.parametrize("event", [mold_failed(1, "SIGSEGV"), mold_exited(1, "SIGSEGV")])
+def test_mold_of_old_settings_that_dies_fails_those_who_wait_for_it(event: Event) -> None:
+    """The others wait on."""
+    drive = Drive()
+    drive.tell(fork(1), SettingsChanged(), fork(2))
+    failed = dead(1, ExitReason.BOOT_FAILED, "SIGSEGV")
+    assert drive.tell(event) == [stop_mold(1), disconnected(1), failed]
+    assert drive.tell(mold_ready(2)) == [spawn(2, 1, 2)]
+
+
+def test_mold_of_old_settings_goes_when_nobody_waits_for_it_any_more() -> None:
+    """Its last one has left before it was spawned."""
+    drive = Drive()
+    drive.tell(fork(1), SettingsChanged())
+    assert drive.tell(leave(1))[-1] == stop_mold(1)
+    assert drive.tell(mold_ready(1), mold_exited(1)) == []
 
 
 def test_mold_that_was_stopped_is_not_ready_for_anybody() -> None:
