@@ -72,6 +72,7 @@ class Primary:
         self._everywhere: Everywhere | None = None
         self._answerer: Callable[..., Any] | None = None
         self._is_shared = False
+        self._was_set_up = False
         self._farewells: list[tuple[set[int], asyncio.Future[None]]] = []
         self._last = 0
         self._queue: list[Event] = []
@@ -98,11 +99,14 @@ class Primary:
         self.settings |= given
         if self._manual is not None:
             self.feed(SettingsChanged(self._config().drain_timeout_s))
+        self._was_set_up = True
         self._soon(self.emitter.emit, "setup", self.settings)
 
     def fork(self, environment: Mapping[str, str] | None) -> Worker:
         """Order a worker; one that is dead from the start when the cluster stops."""
         self._check_open()
+        if not self._was_set_up:
+            self.setup()
         self._start_machinery()
         self._last += 1
         worker = Worker(self, self._last, dict(environment or {}))

@@ -536,6 +536,41 @@ else:
     assert program.lines("setup") == ["['args']", "['args', 'cwd', 'script']"]
 
 
+def test_settings_are_those_of_the_time_of_the_fork(play: Play) -> None:
+    """A worker that waits for its mold does not get those that have come since."""
+    program = play(
+        """
+if cluster.is_master:
+    for number in range(3):
+        cluster.setup_master(args=[str(number)])
+        cluster.fork()
+    cluster.run()
+else:
+    say("worker", cluster.worker.id, sys.argv[1:])
+"""
+    )
+    assert program.wait() == 0
+    assert sorted(program.lines("worker")) == ["1 ['0']", "2 ['1']", "3 ['2']"]
+
+
+@pytest.mark.parametrize("given", ["", "cluster.setup_master(args=[])"])
+def test_setup_is_told_once_before_the_first_fork(play: Play, given: str) -> None:
+    """Also when the program has never called setup_master; not again at later forks."""
+    program = play(
+        f"""
+if cluster.is_master:
+    cluster.on("setup")(lambda settings: say("told", "setup", sorted(settings)))
+    cluster.on("fork")(lambda worker: say("told", "fork", worker.id))
+    {given}
+    cluster.fork()
+    cluster.fork()
+    cluster.run()
+"""
+    )
+    assert program.wait() == 0
+    assert program.lines("told") == [f"setup {['args'] * bool(given)}", "fork 1", "fork 2"]
+
+
 def test_end_of_a_worker_is_that_of_a_program(play: Play) -> None:
     """Threads that are no daemons are waited for, atexit runs, and what was printed comes out."""
     program = play(
