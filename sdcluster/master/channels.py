@@ -91,6 +91,13 @@ class WorkerChannel:
         except OSError:
             pass  # It has closed its end: its exit will be seen.
 
+    def finish(self) -> None:
+        """Say that the cluster stops: nobody will accept what the worker leaves."""
+        try:
+            self._ours.send(channel.FINISH)
+        except OSError:
+            pass  # It is retired already, or dead.
+
     def retire(self) -> None:
         """Say that no more connections will come: an end of file after the last one."""
         try:

@@ -111,6 +111,7 @@ class Openings:
             "family": int(sock.family),
             "name": _name(sock.getsockname()),
             "datagrams": wanted.datagrams,
+            "ends_with": _end(listener, is_exclusive=wanted.exclusive),
         }
         opening = Opening(self._keys, where, listener, dispatcher, wanted.exclusive, told)
         self._openings[where] = opening
@@ -255,6 +256,13 @@ class _Request:
         own = worker if self.exclusive else 0
         where = [self.name, str(self.address), self.ipv6_only, self.datagrams]
         return json.dumps([*where, self._turn, own])
+
+
+def _end(listener: Listener, *, is_exclusive: bool) -> str:
+    """Return with whom a listener ends; one of systemd's does not."""
+    if listener.inherited:
+        return ""
+    return "worker" if is_exclusive else "cluster"
 
 
 def _name(name: Any) -> Any:

@@ -204,12 +204,14 @@ class Primary:
         Repeating(seconds, function, start=self.start).begin(self.loop)
 
     def _stop(self) -> None:
-        manual, _, openings = self._machinery()
+        manual, children, openings = self._machinery()
         at_once = manual.stopping
         if self._bulletin is not None:
             self._bulletin.stops()
         if not at_once:
             openings.stop()
+            for child in children.workers.values():
+                child.channel.finish()
         for worker in self.workers.values():
             worker.exited_after_disconnect = True
         self.feed(ev.StopRequested(at_once=at_once))

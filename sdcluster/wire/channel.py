@@ -2,6 +2,7 @@
 
     b"c" * n    n connections, attached as n file descriptors (SCM_RIGHTS, unix(7))
     b"a"        admitted: accept from the listeners you hold
+    b"f"        finish: the cluster stops, and with it listeners that nobody else has; to a program
     end of file no more connections will come: answer what you have, then exit
 
 The end of file is one rule for three cases: the master retires the worker (it shuts down its
@@ -13,6 +14,7 @@ from sdcluster.errors import ProtocolError
 
 CONNECTION = b"c"
 ADMIT = b"a"
+FINISH = b"f"
 
 MAX_CONNECTIONS_PER_FRAME = 16
 """Connections a frame may carry; far below the kernel's limit of 253 (SCM_MAX_FD)."""

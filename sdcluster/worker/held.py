@@ -9,6 +9,8 @@ import errno
 import os
 import select
 import socket
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +23,26 @@ class HeldListener(SharedSocket):
     """A listener that this worker accepts on by itself."""
 
     def __init__(
-        self, fd: int, *, on_closed: Callable[[], None], on_count: Callable[[int], None]
+        self,
+        fd: int,
+        *,
+        ends_with: str,
+        on_closed: Callable[[], None],
+        on_count: Callable[[int], None],
     ) -> None:
-        """`on_count` is told of connections opened and closed; both may be by a finalizer."""
+        """`ends_with` is `worker`, `cluster` or neither: when nobody is left to accept from it.
+
+        `on_count` is told of connections opened and closed; both it and `on_closed` may be by a
+        finalizer.
+        """
+        self.ends_with = ends_with
         self._listener = socket.socket(fileno=fd)
         self._listener.setblocking(False)
+        self._name = self._listener.getsockname()
+        self._taken: deque[tuple[socket.socket, Any]] = deque()
+        self._ready = -1
+        """Counts what is taken: an eventfd(2), which wakes who waits for a connection."""
+        self._lock = threading.Lock()
         super().__init__(self._listener.family, socket.SOCK_STREAM)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
@@ -39,7 +56,7 @@ class HeldListener(SharedSocket):
 
     def getsockname(self) -> Any:
         """Return what it is bound to."""
-        return self._listener.getsockname()
+        return self._name
 
     def getsockopt(self, *arguments: Any) -> Any:
         """As of any socket."""
@@ -53,11 +70,39 @@ class HeldListener(SharedSocket):
         return self._retried(self._accepted)
 
     def _accepted(self) -> tuple[socket.socket, Any]:
+        if self._ready >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._ready)
+                return self._taken.popleft()
+        return self._accepted_now()
+
+    def _accepted_now(self) -> tuple[socket.socket, Any]:
         if self._is_silent:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         fd, address = self._listener._accept()  # type: ignore[attr-defined]
         self._counts.change(1)
         return Connection(fd, self._counts), address
+
+    def take_some(self, count: int) -> bool:
+        """Accept what waits, at most `count`, for `accept` to return; False when nothing is left.
+
+        It is woken when all of it was taken, by whatever thread.
+        """
+        with self._lock, contextlib.suppress(ConnectionAbortedError):
+            try:
+                if self._ready < 0:
+                    self._ready = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+                    self._epoll.register(self._ready, select.EPOLLIN)
+                for _ in range(count):
+                    self._taken.append(self._accepted_now())
+                    os.eventfd_write(self._ready, 1)
+            except BlockingIOError:
+                return False
+            except ValueError:
+                return False  # It is closed.
+            except OSError as error:
+                return error.errno != errno.EBADF
+        return True
 
     def be_silent(self) -> None:
         """Never be ready again: the others get what comes, and who waits is to wait."""
@@ -65,6 +110,17 @@ class HeldListener(SharedSocket):
         with contextlib.suppress(OSError, ValueError):  # It is closed.
             self._epoll.unregister(self._listener)
 
-    def _release(self) -> None:
-        self._epoll.close()
+    def end(self) -> None:
+        """Be silent, and let go of the file: when the last has done so, clients are refused."""
+        self.be_silent()
         self._listener.close()
+
+    def _release(self) -> None:
+        with self._lock:
+            self._epoll.close()
+            self._listener.close()
+            while self._taken:
+                self._taken.popleft()[0].close()
+            if self._ready >= 0:
+                os.close(self._ready)
+                self._ready = -1

@@ -20,6 +20,10 @@ from sdcluster.worker.held import HeldListener
 TIMEOUT_S = 30.0
 """How long the master may take to open a listener."""
 
+SHARE = 16
+"""Connections that a worker takes at a time of a backlog that others take from as well."""
+MAX_SHARES = 256
+
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -33,6 +37,9 @@ class Listening:
         self._lock = threading.Lock()
         self._listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._ports: dict[str, int] = {}
+        self._ends = {"worker"}
+        """Who ends: a listener may end with its worker, or with the cluster."""
+        self._turns = 0
         self._open: deque[None] = deque()
         """An entry for each open connection: without a lock, as one may end in the collector."""
 
@@ -82,7 +89,10 @@ class Listening:
             return DatagramSocket(descriptors[0], on_closed=lambda: self._closed(key))
         if len(descriptors) == 1:
             return HeldListener(
-                descriptors[0], on_closed=lambda: self._closed(key), on_count=self._counted
+                descriptors[0],
+                ends_with=told["ends_with"],
+                on_closed=lambda: self._closed(key),
+                on_count=self._counted,
             )
         return HandedListener(
             *descriptors,
@@ -105,11 +115,30 @@ class Listening:
         with self._lock:
             return list(self._listeners)
 
-    def stop(self) -> None:
-        """Accept nothing more from those that are shared; of the others the master does that."""
+    def cluster_stops(self) -> None:
+        """Take note that nobody else will accept what `stop` would leave."""
+        self._ends.add("cluster")
+
+    def stop(self) -> bool:
+        """Accept nothing more from those that are shared; of the others the master does that.
+
+        What waits in one that ends now is accepted before: a share of it at a time, as other
+        workers do the same, and no more than a backlog holds. Returns whether there may be more of
+        that, and this is to be called again.
+        """
+        self._turns += 1
+        is_late = self._turns > MAX_SHARES
+        goes_on = False
         for listener in self._known():
-            if isinstance(listener, HeldListener):
+            if not isinstance(listener, HeldListener):
+                continue
+            if listener.ends_with not in self._ends:
                 listener.be_silent()
+            elif listener.take_some(SHARE) and not is_late:
+                goes_on = True
+            else:
+                listener.end()
+        return goes_on
 
     def is_idle(self) -> bool:
         """Whether no connection is open, and none was handed over that is still to be taken."""

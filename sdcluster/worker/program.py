@@ -15,6 +15,7 @@ from typing import Any
 from sdcluster import attachment
 from sdcluster.errors import ClusterError
 from sdcluster.requests import encode
+from sdcluster.wire.channel import FINISH
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.intake import tell
 from sdcluster.worker.listening import Listening
@@ -24,6 +25,8 @@ LEAVE_GRACE_S = 5.0
 """How much longer than the master a worker waits for its own end, should nobody else end it."""
 QUIET_S = 0.02
 """How long a worker that leaves must have nothing to do before it ends."""
+SHARE_INTERVAL_S = 0.001
+"""How long others may take of a backlog that ends before this worker takes more of it."""
 NUDGE = signal.SIGRTMAX
 """A signal that does nothing but to interrupt a system call."""
 NUDGES = 20
@@ -109,6 +112,8 @@ class ProgramMember(Member):
             return
         except OSError:
             data = b""
+        if data == FINISH:
+            self._listening.cluster_stops()
         if not data:
             self._own_loop.remove_reader(self._control)
             self._leave()
@@ -122,11 +127,15 @@ class ProgramMember(Member):
         if self.is_leaving:
             return
         self.is_leaving = True
-        self._listening.stop()
+        self._stop_listening()
         self._tell("disconnect")
         self._own_loop.call_later(self._drain_timeout_s, self._end)
         self._own_loop.call_later(self._drain_timeout_s + LEAVE_GRACE_S, self._give_up)
         self._own_loop.call_later(QUIET_S, self._end_when_idle, self._is_idle())
+
+    def _stop_listening(self) -> None:
+        if self._listening.stop():
+            self._own_loop.call_later(SHARE_INTERVAL_S, self._stop_listening)
 
     def _is_idle(self) -> bool:
         assert self._messenger is not None

@@ -1,11 +1,13 @@
 """A listener that is shared, with clients on the loopback."""
 
+import errno
 import os
 import select
 import socket
 from collections.abc import Iterator
 
 import pytest
+from unit.descriptors import count
 
 from sdcluster.worker.held import HeldListener
 
@@ -20,7 +22,9 @@ class Held:
             self.address = made.getsockname()
             self.other = made.dup()
             fd = made.detach()
-        self.listener = HeldListener(fd, on_closed=self._closed, on_count=self._counted)
+        self.listener = HeldListener(
+            fd, ends_with="cluster", on_closed=self._closed, on_count=self._counted
+        )
 
     def _closed(self) -> None:
         self.closed += 1
@@ -112,3 +116,56 @@ def test_listener_has_no_duplicate(held: Held) -> None:
     """It would not be known of."""
     with pytest.raises(OSError, match="cannot be duplicated"):
         held.listener.dup()
+
+
+def test_what_was_taken_is_accepted_though_the_listener_has_ended(held: Held) -> None:
+    """Who waits is woken as long as there is some of it, and clients are refused meanwhile."""
+    with socket.create_connection(held.address) as first, socket.create_connection(held.address):
+        held.other.close()
+        assert held.listener.take_some(1)
+        assert held.listener.take_some(1)
+        assert not held.listener.take_some(1)
+        held.listener.end()
+        assert held.open == 2
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(held.address)
+        assert held.listener.getsockname() == held.address
+        for number in range(2):
+            assert is_ready(held.listener)
+            connection, address = held.listener.accept()
+            assert (address == first.getsockname()) == (number == 0)
+            connection.close()
+        assert not is_ready(held.listener)
+        held.listener.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            held.listener.accept()
+    assert held.open == 0
+
+
+def test_what_was_taken_and_not_accepted_is_closed_with_the_listener(held: Held) -> None:
+    """And nothing is taken after that."""
+    with socket.create_connection(held.address) as client:
+        before = count()
+        assert held.listener.take_some(5) is False
+        assert held.open == 1
+        held.listener.close()
+        assert held.open == 0 and count() == before - 3  # It was a socket, an epoll and a file.
+        assert client.recv(1) == b""
+    assert held.listener.take_some(1) is False
+
+
+def test_connections_are_left_when_descriptors_are_used_up(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They can be had when it is better."""
+
+    def fail() -> tuple[socket.socket, object]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with socket.create_connection(held.address):
+        monkeypatch.setattr(held.listener, "_accepted_now", fail)
+        assert held.listener.take_some(1)
+        assert held.open == 0
+        monkeypatch.undo()
+        assert held.listener.take_some(1)
+        held.listener.accept()[0].close()

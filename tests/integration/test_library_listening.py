@@ -526,24 +526,82 @@ else:
     assert program.lines("backlog") == ["7"]
 
 
-def test_what_waits_at_a_stop_is_answered(play: Play, tmp_path: Path) -> None:
-    """Connections that the worker had no time to take are not reset."""
-    program = play(
-        TWO.replace("    cluster.fork()\n    cluster.fork()", "    cluster.fork()")
-        + """
+STANDS = """
     def stand(reader, writer):
-        say("stands", os.getpid())
+        say("stands", cluster.worker.id)
         while not os.path.exists("go"):
             time.sleep(0.01)
         return answer(reader, writer)
 
-    async def main():
-        server = await asyncio.start_server(stand, sock=cluster.listen("127.0.0.1:0"))
+    async def main(**options):
+        listener = cluster.listen("127.0.0.1:0", **options)
+        # asyncio accepts as many in a turn as it is told that the backlog has.
+        server = await asyncio.start_server(stand, sock=listener, backlog=1)
         await server.serve_forever()
+"""
+"""A worker that takes few connections, and then nothing before it may go on."""
 
-    asyncio.run(main())
+
+@both
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_waits_at_a_stop_is_answered(
+    play: Play, tmp_path: Path, scheduling: str, loop: str, count: int
+) -> None:
+    """Connections that the worker had no time to take are not reset."""
+    pytest.importorskip(loop)
+    forks = "    cluster.fork()\n"
+    program = play(
+        TWO.replace(forks * 2, forks * count) + STANDS + f"    import {loop}; {loop}.run(main())",
+        scheduling,
+    )
+    address = program.web()
+    program.wait_event("listening", count)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(address)) for _ in range(30)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        wait_until(lambda: program.lines("stands"), "a request")
+        program.signal(signal.SIGTERM)
+        program.wait_event("disconnect", count)
+        (tmp_path / "go").touch()
+        for client in clients:
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert program.wait() == 0
+
+
+@pytest.mark.parametrize("way", ["asyncio", "threads"])
+def test_what_waits_for_the_only_worker_of_a_listener_is_answered(
+    play: Play, tmp_path: Path, way: str
+) -> None:
+    """A listener that is exclusive ends with its worker, whenever that leaves."""
+    serve = "asyncio.run(main(exclusive=True))"
+    if way == "threads":
+        serve = """
+    listener = cluster.listen("127.0.0.1:0", exclusive=True)
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            say("stands", cluster.worker.id)
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+"""
+    program = play(
+        TWO.replace("    cluster.fork()\n", "", 1).replace(
+            "    cluster.run()",
+            """
+    @cluster.every(0.01)
+    def leave():
+        if os.path.exists("leave"):
+            cluster.disconnect()
+    cluster.run()
 """,
-        "round-robin",
+        )
+        + STANDS
+        + f"    {serve}",
+        "shared",
     )
     address = program.web()
     with contextlib.ExitStack() as stack:
@@ -551,9 +609,35 @@ def test_what_waits_at_a_stop_is_answered(play: Play, tmp_path: Path) -> None:
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         wait_until(lambda: program.lines("stands"), "a request")
-        program.signal(signal.SIGTERM)
+        (tmp_path / "leave").touch()
         program.wait_event("disconnect", 1)
         (tmp_path / "go").touch()
         for client in clients:
             assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert program.wait() == 0
+
+
+@both
+def test_clients_are_refused_while_the_cluster_stops(
+    play: Play, tmp_path: Path, scheduling: str
+) -> None:
+    """Though a worker answers yet: nobody would take what they ask."""
+    program = play(TWO + STANDS + "    asyncio.run(main())", scheduling)
+    address = program.web()
+    program.wait_event("listening", 2)
+    with dial(address) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        wait_until(lambda: program.lines("stands"), "a request")
+        program.signal(signal.SIGTERM)
+
+        def refused() -> bool:
+            try:
+                dial(address).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        wait_until(refused, "a refusal")
+        (tmp_path / "go").touch()
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
     assert program.wait() == 0
