@@ -40,13 +40,13 @@ class Worker:
         """Whether somebody wanted it to go: the program, or the worker itself."""
         self._primary = primary
         self._environment = environment
-        self._emitter = Emitter(EVENTS, start=primary.start)
+        self._emitter = Emitter(EVENTS, start=primary.handlers.start)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._messenger = Messenger(
             self._ours,
             AsyncLoop(primary.loop),
-            on_frame=lambda frame, fds: primary.received(self, frame, fds),
-            on_end=lambda reason: primary.channel_ended(self, reason),
+            on_frame=lambda frame, fds: primary.inbox.received(self, frame, fds),
+            on_end=lambda reason: primary.inbox.ended(self, reason),
             on_drained=self._drained,
         )
         self._drains: list[asyncio.Future[None]] = []

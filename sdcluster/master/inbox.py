@@ -1,0 +1,148 @@
+"""What the workers of a program say to its master, and what comes of it."""
+
+import contextlib
+import errno
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sdcluster import attachment
+from sdcluster.core.manual import Event, KillWanted, Stage
+from sdcluster.core.states import WorkerId
+from sdcluster.descriptors import close_all
+from sdcluster.errors import ClusterError, ListenError, ProtocolError, reason_of
+from sdcluster.master.handlers import Handlers
+from sdcluster.master.openings import Openings
+from sdcluster.master.peer import Worker
+from sdcluster.requests import decode, encode
+from sdcluster.wire.messages import ALL, Frame, Kind, refusal
+
+
+class Inbox:
+    """Takes the frames of all workers."""
+
+    def __init__(
+        self,
+        openings: Openings,
+        handlers: Handlers,
+        *,
+        is_shared: bool,
+        feed: Callable[[Event], None],
+        send_all: Callable[[Frame], object],
+        soon: Callable[..., None],
+        on_listening: Callable[[Worker, Any], None],
+    ) -> None:
+        """`is_shared` tells that workers accept by themselves.
+
+        `feed` tells the policy, `send_all` sends a frame to every worker, `soon` calls a function
+        from the loop, and `on_listening` is told a worker and the address.
+        """
+        self._openings = openings
+        self._handlers = handlers
+        self._is_shared = is_shared
+        self._feed = feed
+        self._send_all = send_all
+        self._soon = soon
+        self._on_listening = on_listening
+
+    def received(self, worker: Worker, frame: Frame, descriptors: list[int]) -> None:
+        """Take a frame from a worker. Raises `ProtocolError`, which ends that one."""
+        if worker.state == Stage.FORKED:
+            # It is online first, as another channel will tell.
+            worker._early_frames.append((frame, descriptors))
+        else:
+            self._take(worker, frame, descriptors)
+
+    def take_early(self, worker: Worker) -> None:
+        """Take what a worker has said before it was online."""
+        frames, worker._early_frames = worker._early_frames, []
+        try:
+            for frame, descriptors in frames:
+                self._take(worker, frame, descriptors)
+        except ProtocolError as error:
+            for _, descriptors in frames:
+                close_all(descriptors)
+            self.ended(worker, str(error))
+
+    def _take(self, worker: Worker, frame: Frame, descriptors: list[int]) -> None:
+        match frame.kind:
+            case Kind.MESSAGE if frame.peer == ALL:
+                with contextlib.suppress(ClusterError):  # One that does not read has enough.
+                    self._send_all(Frame(Kind.MESSAGE, frame.body))
+            case Kind.MESSAGE:
+                message = decode(frame.body)
+                connection = attachment.received(descriptors)
+                self._soon(self._tell_message, worker, message, connection)
+            case Kind.REQUEST:
+                message = decode(frame.body)
+                task = self._handlers.start(self._answer(worker, frame.number, message))
+                worker._answers.add(task)
+                task.add_done_callback(worker._answers.discard)
+            case Kind.REPLY | Kind.ERROR:
+                worker._requests.settle(frame, [])
+            case Kind.LISTEN:
+                self._listen(worker, frame)
+            case Kind.UNLISTEN:
+                leaves = worker.state == Stage.DISCONNECTED
+                self._openings.close(worker.id, _key(decode(frame.body)), leaves=leaves)
+            case Kind.DISCONNECT:
+                worker.exited_after_disconnect = True
+                self._feed(KillWanted(WorkerId(worker.id)))
+        close_all(descriptors)  # Those that nobody has taken out.
+
+    def _tell_message(self, worker: Worker, message: Any, connection: socket.socket | None) -> None:
+        """Tell those who hear the worker, and those who hear all; a connection is for them all."""
+        told = [
+            worker._emitter.offer("message", message, extra=connection),
+            self._handlers.events.offer("message", worker, message, extra=connection),
+        ]
+        if connection is not None and not any(told):
+            connection.close()
+
+    async def _answer(self, worker: Worker, number: int, message: Any) -> None:
+        reply = await self._handlers.answer(number, worker, message)
+        with contextlib.suppress(ClusterError):  # It is gone, or does not read.
+            try:
+                worker._send(reply)
+            except ClusterError as error:
+                worker._send(refusal(number, str(error)))
+
+    def _listen(self, worker: Worker, frame: Frame) -> None:
+        try:
+            told, descriptors = self._openings.open(
+                worker.id, decode(frame.body), shared=self._is_shared
+            )
+        except (ListenError, OSError) as error:
+            if worker.state == Stage.DISCONNECTED:
+                return  # It is about to be interrupted, and would take this for a failure.
+            cause = error if isinstance(error, OSError) else error.__cause__
+            number = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EINVAL
+            body = encode({"errno": number, "text": reason_of(error)})
+            with contextlib.suppress(ClusterError):
+                worker._send(Frame(Kind.ERROR, body, number=frame.number))
+            return
+        body = encode(told)
+        reply = Frame(Kind.REPLY, body, number=frame.number, attached=len(descriptors))
+        with contextlib.suppress(OSError):  # It is gone: its exit follows.
+            worker._messenger.send(reply, descriptors)
+        self._openings.given(worker.id, told["key"])
+        if worker.state == Stage.DISCONNECTED:
+            self._openings.retire(worker.id)
+        else:
+            name = told["name"]
+            self._on_listening(worker, tuple(name) if isinstance(name, list) else name)
+
+    def ended(self, worker: Worker, reason: str) -> None:
+        """A worker says nothing any more: it is dead, or has broken the protocol."""
+        worker._requests.fail(f"worker {worker.id} is gone")
+        if reason and not worker.is_dead:
+            print(f"sdcluster: worker {worker.id} broke the protocol: {reason}", file=sys.stderr)
+            worker.kill(signal.SIGKILL)
+
+
+def _key(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ProtocolError("a listener that makes no sense")
+    return value
