@@ -20,14 +20,10 @@ CLOSE = (b"connection", b"close")
 
 
 class Gate:
-    """Stands in for the app `app`."""
+    """Stands in for the app `app`; on `board`, if there is one, the age of requests is kept."""
 
-    def __init__(self, app: App, board: Scoreboard, *, track: bool) -> None:
-        self._app: App = app
-        self._board = board
-        self._begun: dict[object, int] = {}
-        if track:
-            self._app = self._tracked(app)
+    def __init__(self, app: App, board: Scoreboard | None = None) -> None:
+        self._app: App = app if board is None else _Tracked(app, board)
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         return self._app(scope, receive, send)
@@ -43,21 +39,27 @@ class Gate:
 
         self._app = closing
 
-    def _tracked(self, app: App) -> App:
-        async def tracked(scope: Message, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            key = object()
-            self._begun[key] = time.monotonic_ns()
-            self._tell_oldest()
-            try:
-                await app(scope, receive, send)
-            finally:
-                del self._begun[key]
-                self._tell_oldest()
 
-        return tracked
+class _Tracked:
+    """The app, with the time when the oldest of its requests began kept on the scoreboard."""
+
+    def __init__(self, app: App, board: Scoreboard) -> None:
+        self._app = app
+        self._board = board
+        self._begun: dict[object, int] = {}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        key = object()
+        self._begun[key] = time.monotonic_ns()
+        self._tell_oldest()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            del self._begun[key]
+            self._tell_oldest()
 
     def _tell_oldest(self) -> None:
         # Insertion order is age.

@@ -46,7 +46,7 @@ def answer(app: Gate, kind: str = "http") -> list[Message]:
     return sent
 
 
-def test_open_gate_changes_nothing(board: Scoreboard) -> None:
+def test_open_gate_changes_nothing() -> None:
     """The app's own coroutine is handed out."""
     made: list[Any] = []
 
@@ -54,41 +54,41 @@ def test_open_gate_changes_nothing(board: Scoreboard) -> None:
         made.append(hello(scope, receive, send))
         return made[-1]
 
-    passed: Any = Gate(app, board, track=False)({"type": "http"}, None, None)  # type: ignore[arg-type]
+    passed: Any = Gate(app)({"type": "http"}, None, None)  # type: ignore[arg-type]
     assert passed is made[0]
     passed.close()
 
 
-def test_draining_gate_ends_each_connection_with_its_response(board: Scoreboard) -> None:
+def test_draining_gate_ends_each_connection_with_its_response() -> None:
     """What the app says about the connection is replaced, the rest stays."""
-    app = Gate(hello, board, track=False)
+    app = Gate(hello)
     app.drain()
     start, body = answer(app)
     assert start["headers"] == [(b"x-a", b"1"), (b"connection", b"close")]
     assert start["status"] == 200 and body["body"] == b"hello"
 
 
-def test_draining_gate_knows_responses_without_headers(board: Scoreboard) -> None:
+def test_draining_gate_knows_responses_without_headers() -> None:
     """Headers are optional in ASGI."""
 
     async def bare(_scope: Message, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 204})
 
-    app = Gate(bare, board, track=False)
+    app = Gate(bare)
     app.drain()
     assert answer(app)[0]["headers"] == [(b"connection", b"close")]
 
 
-def test_draining_gate_leaves_websockets_alone(board: Scoreboard) -> None:
+def test_draining_gate_leaves_websockets_alone() -> None:
     """They have no such header."""
-    app = Gate(hello, board, track=False)
+    app = Gate(hello)
     app.drain()
     assert (b"connection", b"close") not in answer(app, "websocket")[0]["headers"]
 
 
-def test_request_that_began_before_the_drain_is_not_changed(board: Scoreboard) -> None:
+def test_request_that_began_before_the_drain_is_not_changed() -> None:
     """Its response may be under way."""
-    app = Gate(hello, board, track=False)
+    app = Gate(hello)
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -119,7 +119,7 @@ def test_oldest_request_is_on_the_scoreboard(
             if scope["number"] == 1:
                 raise ValueError("no")
 
-        app = Gate(wait, board, track=True)
+        app = Gate(wait, board)
         tasks = []
         for number in range(3):
             request = app({"type": "http", "number": number}, None, None)  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ def test_only_requests_are_tracked(board: Scoreboard) -> None:
     async def look(_scope: Message, _receive: Receive, _send: Send) -> None:
         seen.append(board[Field.OLDEST_REQUEST_NS])
 
-    app = Gate(look, board, track=True)
+    app = Gate(look, board)
     for kind in ("websocket", "lifespan"):
         answer(app, kind)
     assert seen == [0, 0]
@@ -149,7 +149,7 @@ def test_only_requests_are_tracked(board: Scoreboard) -> None:
 
 def test_tracked_requests_end_their_connections_while_it_drains(board: Scoreboard) -> None:
     """Both at once."""
-    app = Gate(hello, board, track=True)
+    app = Gate(hello, board)
     app.drain()
     assert (b"connection", b"close") in answer(app)[0]["headers"]
     assert board[Field.OLDEST_REQUEST_NS] == 0
