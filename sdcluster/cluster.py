@@ -14,11 +14,11 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sdcluster import address as addresses
 from sdcluster import side
-from sdcluster.errors import ClusterError
+from sdcluster.errors import AppError, ClusterError
 
 if TYPE_CHECKING:
     from sdcluster.master.peer import Worker
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClusterError",
     "agent",
+    "aserve",
     "broadcast",
     "disconnect",
     "every",
@@ -54,6 +55,7 @@ __all__ = [
     "on_request",
     "once",
     "run",
+    "serve",
     "settings",
     "setup_master",
     "worker",
@@ -61,6 +63,7 @@ __all__ = [
 ]
 
 H = TypeVar("H", bound=Callable[..., Any])
+Address: TypeAlias = str | int | tuple[str, int] | os.PathLike[str]
 
 _primary: "Primary | None" = None
 
@@ -219,7 +222,7 @@ def disconnect() -> "asyncio.Future[None]":
 
 
 def listen(
-    address: str | int | tuple[str, int] | os.PathLike[str] = "",
+    address: Address = "",
     *,
     name: str = "",
     backlog: int = socket.SOMAXCONN,
@@ -242,20 +245,109 @@ def listen(
     """
     if side.member is None:
         raise ClusterError("listen is for workers; the master accepts on their behalf")
-    return side.member.listen(
-        {
-            "name": name,
-            "address": "" if name else str(addresses.parse(_text(address))),
-            "backlog": backlog,
-            "exclusive": exclusive,
-            "reuse_port": reuse_port,
-            "ipv6_only": ipv6_only,
-            "datagrams": datagrams,
-        }
+    request = _request(
+        address,
+        name=name,
+        backlog=backlog,
+        exclusive=exclusive,
+        reuse_port=reuse_port,
+        ipv6_only=ipv6_only,
+        datagrams=datagrams,
     )
+    return side.member.listen(request)
 
 
-def _text(address: str | int | tuple[str, int] | os.PathLike[str]) -> str:
+def serve(
+    app: Any,
+    address: Address | list[Address],
+    *,
+    interface: str = "auto",
+    threads: int = 4,
+    access_log: bool = False,
+    forwarded_allow_ips: str = "",
+    root_path: str = "",
+) -> None:
+    """Serve an ASGI or WSGI app in a worker, until that is to leave and its requests are answered.
+
+    It runs uvicorn on an event loop of its own, uvloop's where that is installed, and listens where
+    `listen` would, once the app has started. When the worker is to leave, each connection gets one
+    more answer, with `Connection: close`; what is open at the drain time-out is closed. Then the
+    program goes on, and should end soon. `interface` is `auto`, `asgi` or `wsgi`; `threads` are for
+    WSGI; the others are as in sdcluster.toml(5).
+
+    Raises OSError when it cannot listen, and `ClusterError` when the app does not start, uvicorn or
+    for WSGI a2wsgi is missing, or this is no worker of a program.
+    """
+    from sdcluster.worker.application import loop_factory
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        serving = aserve(
+            app,
+            address,
+            interface=interface,
+            threads=threads,
+            access_log=access_log,
+            forwarded_allow_ips=forwarded_allow_ips,
+            root_path=root_path,
+        )
+        runner.run(serving)
+
+
+async def aserve(
+    app: Any,
+    address: Address | list[Address],
+    *,
+    interface: str = "auto",
+    threads: int = 4,
+    access_log: bool = False,
+    forwarded_allow_ips: str = "",
+    root_path: str = "",
+) -> None:
+    """As `serve`, on the event loop that runs."""
+    if side.member is None:
+        raise ClusterError("serve is for workers; the master accepts on their behalf")
+    from sdcluster.worker import serving
+    from sdcluster.worker.program import ProgramMember
+
+    if not isinstance(side.member, ProgramMember):
+        raise ClusterError("the service serves for its workers: name the app in its configuration")
+    where = address if isinstance(address, list) else [address]
+    try:
+        await serving.serve(
+            serving.as_asgi(app, interface=interface, threads=threads),
+            side.member,
+            [_request(one) for one in where],
+            access_log=access_log,
+            forwarded_allow_ips=forwarded_allow_ips,
+            root_path=root_path,
+        )
+    except AppError as error:
+        raise ClusterError(str(error)) from None
+
+
+def _request(
+    address: Address,
+    *,
+    name: str = "",
+    backlog: int = socket.SOMAXCONN,
+    exclusive: bool = False,
+    reuse_port: bool = False,
+    ipv6_only: bool | None = None,
+    datagrams: bool = False,
+) -> Mapping[str, Any]:
+    """Return what the master is asked for. Raises ValueError for what is no address."""
+    return {
+        "name": name,
+        "address": "" if name else str(addresses.parse(_text(address))),
+        "backlog": backlog,
+        "exclusive": exclusive,
+        "reuse_port": reuse_port,
+        "ipv6_only": ipv6_only,
+        "datagrams": datagrams,
+    }
+
+
+def _text(address: Address) -> str:
     if isinstance(address, int):
         return f":{address}"
     if isinstance(address, tuple):

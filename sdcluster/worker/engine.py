@@ -1,4 +1,7 @@
-"""Finds the HTTP engine and what the cache needs: the app's own, or else sdcluster's."""
+"""Finds the HTTP engine and what the cache needs: the app's own, or else sdcluster's.
+
+A program of the library has its own alone.
+"""
 
 import importlib
 import importlib.machinery
@@ -50,6 +53,12 @@ def find(prepare: Prepare) -> None:
         _try_import(name)
     if _try_import("httptools"):
         _try_import("uvicorn.protocols.http.httptools_impl")
+
+
+def require() -> None:
+    """Raise `AppError` where the environment has no uvicorn."""
+    if importlib.util.find_spec("uvicorn") is None:
+        raise AppError(f"serving needs uvicorn: {sys.prefix}/bin/pip install uvicorn")
 
 
 def wsgi_middleware() -> type:

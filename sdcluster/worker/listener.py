@@ -1,9 +1,12 @@
 """What the listeners of the cluster's have in common, wherever their connections come from."""
 
 import errno
+import select
 import socket
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class ClusterListener(socket.socket):
@@ -36,6 +39,15 @@ class ClusterListener(socket.socket):
 
     def listen(self, backlog: int = 0, /) -> None:
         """Do nothing: the master listens."""
+
+    def has_connection(self) -> bool:
+        """Whether `accept` has something to take, which may be that no more will come."""
+        poll = select.poll()
+        try:
+            poll.register(self.fileno(), select.POLLIN)
+        except ValueError:
+            return False  # It is closed.
+        return any(events & select.POLLIN and not events & _GONE for _, events in poll.poll(0))
 
     def dup(self) -> NoReturn:
         """Raise OSError: the master knows of one listener."""

@@ -1,12 +1,13 @@
 """The listeners that a worker has of the cluster's, and the connections that came from them."""
 
+import asyncio
+import contextlib
 import json
-import select
-import socket
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from sdcluster import attachment
@@ -16,6 +17,7 @@ from sdcluster.worker.connection import Connection, Tally
 from sdcluster.worker.datagrams import DatagramSocket
 from sdcluster.worker.handed import HandedListener
 from sdcluster.worker.held import HeldListener
+from sdcluster.worker.listener import ClusterListener
 
 TIMEOUT_S = 30.0
 """How long the master may take to open a listener."""
@@ -23,8 +25,6 @@ TIMEOUT_S = 30.0
 SHARE = 16
 """Connections that a worker takes at a time of a backlog that others take from as well."""
 MAX_SHARES = 256
-
-_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class Listening:
@@ -35,7 +35,7 @@ class Listening:
         self._requests = requests
         self._send = send
         self._lock = threading.Lock()
-        self._listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._listeners: weakref.WeakSet[ClusterListener] = weakref.WeakSet()
         self._ports: dict[str, int] = {}
         self._ends = {"worker"}
         """Who ends: a listener may end with its worker, or with the cluster."""
@@ -43,14 +43,28 @@ class Listening:
         self._open: deque[None] = deque()
         """An entry for each open connection: without a lock, as one may end in the collector."""
 
-    def open(self, request: Mapping[str, Any]) -> socket.socket:
+    def open(self, request: Mapping[str, Any]) -> ClusterListener:
         """Return a socket that listens where `request` says. Raises OSError."""
+        with self._asked(request) as future:
+            return self._opened(*future.result(TIMEOUT_S))
+
+    async def aopen(self, request: Mapping[str, Any]) -> ClusterListener:
+        """As `open`, in a coroutine, which can be cancelled."""
+        with self._asked(request) as future:
+            async with asyncio.timeout(TIMEOUT_S):
+                return self._opened(*await asyncio.wrap_future(future))
+
+    @contextlib.contextmanager
+    def _asked(self, request: Mapping[str, Any]) -> "Iterator[Future[tuple[Frame, list[int]]]]":
+        """Ask the master; what comes when the body has ended is let go."""
         body = encode({**request, "turn": self._turn(request)})
         number, future = self._requests.send(Kind.LISTEN, body)
         try:
-            frame, descriptors = future.result(TIMEOUT_S)
+            yield future
         finally:
             self._requests.forget(number)
+
+    def _opened(self, frame: Frame, descriptors: list[int]) -> ClusterListener:
         told = json.loads(frame.body)
         if frame.kind is Kind.ERROR:
             raise OSError(told["errno"], told["text"])
@@ -83,7 +97,7 @@ class Listening:
             self._ports[where] = turn + 1
         return turn
 
-    def _listener(self, told: Mapping[str, Any], descriptors: list[int]) -> socket.socket:
+    def _listener(self, told: Mapping[str, Any], descriptors: list[int]) -> ClusterListener:
         key = told["key"]
         if told["datagrams"]:
             return DatagramSocket(descriptors[0], on_closed=lambda: self._closed(key))
@@ -111,7 +125,7 @@ class Listening:
         else:
             self._open.pop()
 
-    def _known(self) -> list[socket.socket]:
+    def _known(self) -> list[ClusterListener]:
         with self._lock:
             return list(self._listeners)
 
@@ -143,17 +157,8 @@ class Listening:
     def is_idle(self) -> bool:
         """Whether no connection is open, and none was handed over that is still to be taken."""
         handed = [one for one in self._known() if isinstance(one, HandedListener)]
-        return not self._open and not any(map(_has_connection, handed))
+        return not self._open and not any(one.has_connection() for one in handed)
 
 
 def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-
-
-def _has_connection(listener: HandedListener) -> bool:
-    poll = select.poll()
-    try:
-        poll.register(listener.fileno(), select.POLLIN)
-    except ValueError:
-        return False  # It is closed.
-    return any(events & select.POLLIN and not events & _GONE for _, events in poll.poll(0))

@@ -5,11 +5,12 @@ worker: asyncio, threads, or none of both.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sdcluster import attachment
@@ -18,11 +19,14 @@ from sdcluster.requests import encode
 from sdcluster.wire.channel import FINISH
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.intake import tell
+from sdcluster.worker.listener import ClusterListener
 from sdcluster.worker.listening import Listening
 from sdcluster.worker.member import Member
 
 LEAVE_GRACE_S = 5.0
 """How much longer than the master a worker waits for its own end, should nobody else end it."""
+AFTER_S = 1.0
+"""How long a program may go on after a server that has ended past the deadline."""
 QUIET_S = 0.02
 """How long a worker that leaves must have nothing to do before it ends."""
 SHARE_INTERVAL_S = 0.001
@@ -51,8 +55,14 @@ class ProgramMember(Member):
         self._channel = channel
         self._own_loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="sdcluster", daemon=True)
-        self._drain_timeout_s = drain_timeout_s
+        self.drain_timeout_s = drain_timeout_s
         self._listening = Listening(self._requests, self._send_later)
+        self._holders: list[Callable[[], None]] = []
+        """What tells servers that the worker is to leave: they end, and interrupt nothing."""
+        self._goes_on = False
+        """A server has ended so, and the program goes on after it."""
+        self._is_overdue = False
+        """At the deadline a server was still ending."""
 
     def start(self) -> None:
         """Begin to listen to the master, and tell it that this worker runs."""
@@ -92,7 +102,35 @@ class ProgramMember(Member):
             raise ClusterError("listen cannot be called from a handler without an event loop")
         return self._listening.open(request)
 
+    async def alisten(self, request: Mapping[str, Any]) -> ClusterListener:
+        """As `listen`, in a coroutine."""
+        return await self._listening.aopen(request)
+
     # Leaving.
+
+    @contextlib.contextmanager
+    def holding(self, on_leave: Callable[[], None]) -> Iterator[None]:
+        """Interrupt nobody while the body runs, which ends in time once `on_leave` was called.
+
+        Where that is the main thread, the program goes on, and has until the drain deadline.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        self._call(lambda: self._hold(on_leave))
+        try:
+            yield
+        finally:
+            self._call(lambda: self._let_go(on_leave, is_main=is_main))
+
+    def _hold(self, on_leave: Callable[[], None]) -> None:
+        self._holders.append(on_leave)
+        if self.is_leaving:
+            on_leave()
+
+    def _let_go(self, on_leave: Callable[[], None], *, is_main: bool) -> None:
+        self._holders.remove(on_leave)
+        self._goes_on = self.is_leaving and is_main
+        if self._is_overdue and not self._holders:
+            self._own_loop.call_later(AFTER_S, self._end)
 
     def disconnect(self) -> None:
         """Leave: take no more connections, and exit when those there are have been closed."""
@@ -129,8 +167,10 @@ class ProgramMember(Member):
         self.is_leaving = True
         self._stop_listening()
         self._tell("disconnect")
-        self._own_loop.call_later(self._drain_timeout_s, self._end)
-        self._own_loop.call_later(self._drain_timeout_s + LEAVE_GRACE_S, self._give_up)
+        for on_leave in self._holders:
+            on_leave()
+        self._own_loop.call_later(self.drain_timeout_s, self._end)
+        self._own_loop.call_later(self.drain_timeout_s + LEAVE_GRACE_S, self._give_up)
         self._own_loop.call_later(QUIET_S, self._end_when_idle, self._is_idle())
 
     def _stop_listening(self) -> None:
@@ -139,10 +179,13 @@ class ProgramMember(Member):
 
     def _is_idle(self) -> bool:
         assert self._messenger is not None
-        return self._listening.is_idle() and not self._messenger.waiting_bytes
+        is_silent = not self._messenger.waiting_bytes
+        return is_silent and not self._holders and self._listening.is_idle()
 
     def _end_when_idle(self, was_idle: bool) -> None:
         """End when there was nothing to do twice: a connection may be in the act of being taken."""
+        if self._goes_on:
+            return
         is_idle = self._is_idle()
         if is_idle and was_idle:
             self._end()
@@ -151,6 +194,9 @@ class ProgramMember(Member):
 
     def _end(self) -> None:
         """Interrupt the program, wherever it is, so that it ends as with Ctrl-C."""
+        if self._holders:
+            self._is_overdue = True
+            return
         ident = threading.main_thread().ident
         if ident is not None:
             signal.pthread_kill(ident, signal.SIGINT)

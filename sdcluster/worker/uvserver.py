@@ -1,4 +1,4 @@
-"""A server on uvloop's loop for a listener that libuv cannot serve.
+"""A server for a listener of the cluster's, on any loop; uvloop's cannot serve such a one.
 
 uvloop gives the descriptor of a listener to libuv, which calls listen(2) and accept(2) on it. A
 listener whose `accept` is its own has to be watched instead, and each connection given to the loop.
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sdcluster.errors import reason_of
+from sdcluster.worker.listener import ClusterListener
 
 ACCEPTS_PER_TURN = 16
 EXHAUSTED_PAUSE_S = 0.25
@@ -23,7 +24,7 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
 @functools.cache
-def teach(kind: type[socket.socket]) -> None:
+def teach(kind: type[ClusterListener]) -> None:
     """Have uvloop, where it is installed, serve listeners of this class with `Server`."""
     try:
         from uvloop import Loop
@@ -33,7 +34,7 @@ def teach(kind: type[socket.socket]) -> None:
         setattr(Loop, name, _taught(getattr(Loop, name), kind))
 
 
-def _taught(original: Callable[..., Any], kind: type[socket.socket]) -> Callable[..., Any]:
+def _taught(original: Callable[..., Any], kind: type[ClusterListener]) -> Callable[..., Any]:
     """Return a `create_server` that takes listeners of this class as well."""
 
     @functools.wraps(original)
@@ -68,12 +69,12 @@ class Server(asyncio.AbstractServer):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listener: socket.socket,
+        listener: ClusterListener,
         protocol_factory: ProtocolFactory,
         **connect_options: Any,
     ) -> None:
         self._loop = loop
-        self._listener: socket.socket | None = listener
+        self._listener: ClusterListener | None = listener
         self._protocol_factory = protocol_factory
         self._connect_options = connect_options
         self._serving = False
@@ -87,9 +88,14 @@ class Server(asyncio.AbstractServer):
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
     @property
-    def sockets(self) -> tuple[socket.socket, ...]:
+    def sockets(self) -> tuple[ClusterListener, ...]:
         """The listener, until it is closed."""
         return () if self._listener is None else (self._listener,)
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether a connection waits to be accepted, or was and has no protocol yet."""
+        return bool(self._opening) or any(one.has_connection() for one in self.sockets)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop that it runs on."""
@@ -145,7 +151,7 @@ class Server(asyncio.AbstractServer):
         for transport in list(self._clients):
             transport.abort()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: ClusterListener) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             if not self._serving:
                 return

@@ -480,6 +480,7 @@ async def act(word):
         "cluster.run()": "ClusterError: run is for the master, and this is worker ",
         "cluster.every(1)(print)": "ClusterError: every is for the master, and this is worker ",
         "cluster.listen(8000)": "ClusterError: the service listens for its workers",
+        "cluster.aserve(None, 8000)": "ClusterError: the service serves for its workers",
         "cluster.on('fork')": "ValueError: there is no event 'fork'; known are message",
         "cluster.agent.send({1, 2})": "ClusterError: a message has to be JSON",
         "cluster.agent.send('x' * 2_000_000)": "ClusterError: cannot send to the master: a mess",

@@ -12,7 +12,7 @@ import pytest
 from conftest import Play
 from instance import wait_until
 from processes import cpu_s
-from web import dial, fetch, fetch_many
+from web import dial, fetch, fetch_many, workers_that_answer
 
 both = pytest.mark.parametrize("scheduling", ["round-robin", "shared"])
 
@@ -108,18 +108,6 @@ WAYS = {
     signal.pause()
 """,
 }
-
-
-def workers_that_answer(address: str, count: int) -> set[str]:
-    """Return the ids of the workers that answer, once `count` of them have."""
-    seen: set[str] = set()
-
-    def ask() -> bool:
-        seen.update(one.text.split()[0] for one in fetch_many(address, 16))
-        return len(seen) >= count
-
-    wait_until(ask, f"answers from {count} workers")
-    return seen
 
 
 @both

@@ -103,13 +103,18 @@ def fetch_many(address: str, count: int, target: str = "/", *, at_once: int = 8)
         return list(pool.map(lambda _: fetch(address, target), range(count)))
 
 
-def slots(instance: Instance, count: int) -> set[str]:
-    """Return the slots that answer, once `count` of them have."""
+def workers_that_answer(address: str, count: int) -> set[str]:
+    """Return the first words of answers, which tell workers apart, once there are `count`."""
     seen: set[str] = set()
 
     def ask() -> bool:
-        seen.update(one.text.split()[0] for one in fetch_many(instance.address, 16))
+        seen.update(one.text.split()[0] for one in fetch_many(address, 16))
         return len(seen) >= count
 
     wait_until(ask, f"answers from {count} workers")
     return seen
+
+
+def slots(instance: Instance, count: int) -> set[str]:
+    """Return the slots that answer, once `count` of them have."""
+    return workers_that_answer(instance.address, count)
