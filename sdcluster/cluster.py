@@ -53,6 +53,7 @@ __all__ = [
     "on",
     "on_message",
     "on_request",
+    "on_signal",
     "once",
     "run",
     "serve",
@@ -187,6 +188,20 @@ def on_request(handler: H) -> H:
     """
     _here("on_request").on_request(handler)
     return handler
+
+
+def on_signal(number: int) -> Callable[[H], H]:
+    """Return a decorator for what the master is to do when it gets a signal, say SIGUSR2.
+
+    It runs as handlers of events do. Raises ValueError for SIGTERM and SIGINT, which end the
+    cluster, and `ClusterError` in a worker.
+    """
+
+    def add(function: H) -> H:
+        _master("on_signal").on_signal(number, function)
+        return function
+
+    return add
 
 
 def every(seconds: float) -> Callable[[H], H]:

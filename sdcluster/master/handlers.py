@@ -1,6 +1,7 @@
 """The code of the program that runs in its master: handlers of events and of requests."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,6 +11,8 @@ from sdcluster.repeating import Repeating
 from sdcluster.wire.messages import Frame
 
 EVENTS = ("setup", "fork", "online", "listening", "message", "disconnect", "exit")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Those that end the cluster."""
 TIMEOUT_S = 3.0
 """How long handlers that are coroutines may go on when the cluster has ended."""
 
@@ -45,6 +48,14 @@ class Handlers:
     def every(self, seconds: float, function: Callable[[], Any]) -> None:
         """Call a function every so many seconds, for as long as the cluster runs."""
         Repeating(seconds, function, start=self.start).begin(self._loop)
+
+    def on_signal(self, number: int, function: Callable[[], Any]) -> None:
+        """Call a function when this process gets a signal. Raises ValueError for `STOP_SIGNALS`."""
+        if number in STOP_SIGNALS:
+            raise ValueError(f"{signal.Signals(number).name} ends the cluster")
+        emitter = Emitter(("signal",), start=self.start)
+        emitter.on("signal")(function)
+        self._loop.add_signal_handler(number, emitter.emit, "signal")
 
     async def answer(self, number: int, *arguments: Any) -> Frame:
         """Return the answer to a request."""

@@ -25,7 +25,7 @@ from sdcluster.master.bulletin import Bulletin
 from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.farewells import Farewells
-from sdcluster.master.handlers import Handlers
+from sdcluster.master.handlers import STOP_SIGNALS, Handlers
 from sdcluster.master.inbox import Inbox
 from sdcluster.master.journal import EventKind, Journal
 from sdcluster.master.openings import Openings
@@ -114,7 +114,7 @@ class Primary:
         bulletin = self._started().bulletin
         bulletin.ready_states = self._settings.ready_states
         bulletin.begin()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             self.loop.add_signal_handler(number, self._stop)
         asyncio.set_event_loop(self.loop)
         try:
@@ -170,6 +170,10 @@ class Primary:
     def _send_all(self, frame: Frame) -> bool:
         sent = [one._send(frame) for one in self.workers.values() if one.is_connected]
         return all(sent)
+
+    def on_signal(self, number: int, function: Callable[[], Any]) -> None:
+        """Call a function, in the loop, when this process gets a signal."""
+        self.handlers.on_signal(number, function)
 
     def _stop(self) -> None:
         machinery = self._started()

@@ -787,6 +787,45 @@ else:
     assert program.lines("children") == [""]
 
 
+def test_master_hears_a_signal(play: Play) -> None:
+    """Its handler runs where those of events do, and may be a coroutine."""
+    program = play(
+        """
+if cluster.is_master:
+    narrate()
+    cluster.fork()
+
+    @cluster.on_signal(signal.SIGUSR2)
+    async def another():
+        await asyncio.sleep(0)
+        cluster.fork()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            cluster.on_signal(number)(print)
+        except ValueError as error:
+            say("refused", error)
+    cluster.run()
+else:
+    try:
+        cluster.on_signal(signal.SIGUSR2)(print)
+    except ClusterError as error:
+        say("refused", error)
+    serve_at("127.0.0.1:0")
+"""
+    )
+    for number in (2, 3):
+        program.wait_event("listening", number - 1)
+        program.signal(signal.SIGUSR2)
+        program.wait_event("listening", number)
+    assert program.stop() == 0
+    assert program.lines("refused") == [
+        "SIGTERM ends the cluster",
+        "SIGINT ends the cluster",
+        *(f"on_signal is for the master, and this is worker {number}" for number in (1, 2, 3)),
+    ]
+
+
 def test_ctrl_c_is_for_the_master_alone(play: Play) -> None:
     """Workers are in a session of their own, which a terminal does not reach."""
     program = play(SERVE)
