@@ -38,6 +38,7 @@ PACKAGES = {
     "/usr/include/systemd/sd-daemon.h": "libsystemd-dev",
     "/usr/include/python3.*/Python.h": "python3-dev",
     "/usr/lib/python3*/ensurepip": "python3-venv",
+    "/usr/bin/ab": "apache2-utils",
     "/usr/bin/curl": "curl",
     "/usr/bin/node": "nodejs",
     "/usr/lib/*/faketime/libfaketime.so.1": "libfaketime",
@@ -165,6 +166,7 @@ def commands(part: str, python: Path, stock: Stock) -> Iterator[Command]:
             # One after the other, as each folder has a conftest of its own.
             yield [tool / "mypy", *sorted((CHECKOUT / "packaging").glob("*.py"))]
             yield [tool / "mypy", "tests/integration"]
+            yield [tool / "mypy", *sorted((CHECKOUT / "tests" / "examples").glob("*test*.py"))]
             yield [tool / "mypy", "tests/machine"]
             yield [tool / "mypy", "tests/runner.py", "tests/load.py"]
             yield [tool / "mypy", *sorted((CHECKOUT / "tests" / "bench").glob("*.py"))]
@@ -173,6 +175,7 @@ def commands(part: str, python: Path, stock: Stock) -> Iterator[Command]:
             yield [tool / "coverage", "report", "--fail-under=100"]
         case "integration":
             yield [python, "-m", "pytest", "tests/integration", "-q", "--durations=5"]
+            yield [python, "-m", "pytest", "tests/examples", "-q", "--durations=5"]
         case _:
             options = ("-q", "--durations=5", f"--release={part}", f"--deb={stock.wait()}")
             yield [python, "-m", "pytest", "tests/machine", *options]

@@ -1,0 +1,15 @@
+"""The app that works, in a process for each CPU: as many times as many answers."""
+
+import os
+
+from busy import app
+
+from sdcluster import cluster
+
+if cluster.is_master:
+    print(f"Forking for {os.cpu_count()} CPUs")
+    for _ in range(os.cpu_count()):
+        cluster.fork()
+    cluster.run()
+else:
+    cluster.serve(app, "127.0.0.1:8080")
