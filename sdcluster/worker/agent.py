@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdcluster import requests
+from sdcluster import attachment, requests
 from sdcluster.repeating import Repeating
-from sdcluster.requests import encode
 from sdcluster.wire import channel
 from sdcluster.wire.frames import Prepare
 from sdcluster.wire.messages import Frame, Kind
@@ -39,14 +38,14 @@ class Peer:
     """Whether messages reach it."""
     _agent: "Agent | None" = field(default=None, repr=False)
 
-    def send(self, message: Any) -> bool:
-        """Send it a message that JSON can express.
+    def send(self, message: Any, connection: attachment.HasFileno | None = None) -> bool:
+        """Send it a message that JSON can express, and maybe a socket with it.
 
         Returns False when so much waits for it to read that the caller should wait, see `drain`.
         Raises `ClusterError` when the message cannot be sent.
         """
         assert self._agent is not None
-        return self._agent._send(Frame(Kind.MESSAGE, encode(message), peer=self.id))
+        return self._agent.send(message, connection, peer=self.id)
 
     async def drain(self) -> None:
         """Wait until the workers have read enough for `send` to return True again."""

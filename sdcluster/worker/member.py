@@ -14,14 +14,14 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sdcluster import cacheurl, requests
+from sdcluster import attachment, cacheurl, requests
 from sdcluster.descriptors import close_all
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.loops import AsyncLoop
 from sdcluster.messaging import Messenger
 from sdcluster.requests import Requests, decode, encode
-from sdcluster.wire.messages import ALL, Frame, Kind, refusal
+from sdcluster.wire.messages import ALL, MASTER, Frame, Kind, refusal
 from sdcluster.worker.early import EarlyMessages
 
 if TYPE_CHECKING:
@@ -156,13 +156,21 @@ class Member:
 
     # Messages.
 
-    def send(self, message: Any) -> bool:
-        """Send the master a message that JSON can express.
+    def send(
+        self,
+        message: Any,
+        connection: attachment.HasFileno | None = None,
+        *,
+        peer: int = MASTER,
+    ) -> bool:
+        """Send the master, or the agent, a message that JSON can express, and maybe a socket.
 
-        Returns False when so much waits to be read that the caller should wait. Raises
-        `ClusterError` when it cannot be sent.
+        The socket stays the caller's too, who may close it at once. Returns False when so much
+        waits to be read that the caller should wait. Raises `ClusterError` when it cannot be sent.
         """
-        return self._send(Frame(Kind.MESSAGE, encode(message)))
+        descriptors = [] if connection is None else [attachment.descriptor(connection)]
+        frame = Frame(Kind.MESSAGE, encode(message), peer, attached=len(descriptors))
+        return self._send(frame, descriptors)
 
     async def drain(self) -> None:
         """Wait until the master has read enough for `send` to return True again, or is gone."""
@@ -275,9 +283,9 @@ class Member:
                 self._drained()
         close_all(descriptors)
 
-    def _connection(self, descriptors: list[int]) -> socket.socket | None:  # noqa: ARG002
-        """Take the connection of a message out of its descriptors, where one may come."""
-        return None
+    def _connection(self, descriptors: list[int]) -> socket.socket | None:
+        """Take the connection of a message out of its descriptors, if one has come."""
+        return attachment.received(descriptors)
 
     def _arguments(self, frame: Frame) -> tuple[Any, ...]:
         """Return what a handler is given of a message or a request."""

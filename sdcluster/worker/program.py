@@ -13,9 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sdcluster import attachment
 from sdcluster.errors import ClusterError
-from sdcluster.requests import encode
 from sdcluster.wire.channel import FINISH
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.intake import tell
@@ -79,16 +77,6 @@ class ProgramMember(Member):
         self._control.setblocking(False)
         self._own_loop.add_reader(self._control, self._read_control)
         tell(self._control, READY=1)
-
-    def send(self, message: Any, connection: attachment.HasFileno | None = None) -> bool:
-        """Send the master a message that JSON can express, and maybe a socket with it.
-
-        The socket stays the caller's too, who may close it at once. Returns False when so much
-        waits to be read that the caller should wait. Raises `ClusterError` when it cannot be sent.
-        """
-        descriptors = [] if connection is None else [attachment.descriptor(connection)]
-        frame = Frame(Kind.MESSAGE, encode(message), attached=len(descriptors))
-        return self._send(frame, descriptors)
 
     def _connection(self, descriptors: list[int]) -> socket.socket | None:
         return self._listening.received(descriptors)

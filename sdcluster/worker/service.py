@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from sdcluster import requests
+from sdcluster import attachment, requests
 from sdcluster.errors import ClusterError
 from sdcluster.wire.messages import MASTER, Frame
 from sdcluster.worker.intake import tell
@@ -23,13 +23,13 @@ class AgentPeer:
     def __init__(self, member: "ServiceMember") -> None:
         self._member = member
 
-    def send(self, message: Any) -> bool:
-        """Send it a message that JSON can express.
+    def send(self, message: Any, connection: attachment.HasFileno | None = None) -> bool:
+        """Send it a message that JSON can express, and maybe a socket with it.
 
         Returns False when so much waits to be read that the caller should wait, see `drain`. Raises
         `ClusterError` when it cannot be sent.
         """
-        return self._member.send(message)
+        return self._member.send(message, connection)
 
     async def drain(self) -> None:
         """Wait until it has read enough for `send` to return True again."""

@@ -439,6 +439,38 @@ def test_master_that_is_killed_takes_the_agent_along(start: Start) -> None:
     wait_until(lambda: not instance.processes(), "the end of all processes")
 
 
+def test_connection_goes_to_the_agent_and_back(start: Start) -> None:
+    """Who holds one of its ends speaks to who has got the other, wherever that is."""
+    source = """
+async def lend(word):
+    ours, theirs = socket.socketpair()
+    cluster.agent.send(word, theirs)
+    theirs.close()
+    ours.setblocking(False)
+    return (await asyncio.get_running_loop().sock_recv(ours, 100)).decode()
+
+def lent(message, connection):
+    connection.sendall(b"hello from a worker")
+    connection.close()
+
+cluster.on_message(lent)
+
+def agent():
+    @cluster.on_message
+    def take(worker, message, connection):
+        worker.send(message, connection)
+        connection.close()
+"""
+    instance = start(
+        "import socket\n" + SERVER.split("@cluster.on_message")[0] + source, config=CONFIG
+    )
+    descriptors = Path(f"/proc/{instance.pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    for _ in range(3):
+        assert get(instance, "/lend?it") == "hello from a worker"
+    assert len(list(descriptors.iterdir())) == before
+
+
 WSGI = """
 import os
 from urllib.parse import unquote
