@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,12 @@ CPUS = os.cpu_count() or 1
 class Example(Instance):
     """An example that runs."""
 
-    def __init__(self, file: Path, port: int) -> None:
+    def __init__(self, file: Path, port: int, command: Sequence[str] = ()) -> None:
+        """With `command` it is run by that, in place of `python FILE`."""
         self.file = file
         self.web = f"127.0.0.1:{port}"
-        super().__init__(
-            [sys.executable, file.name], name=file.stem, cwd=file.parent, env=os.environ
-        )
+        words = [sys.executable, *(command or [file.name])]
+        super().__init__(words, name=file.stem, cwd=file.parent, env=os.environ)
 
     @property
     def url(self) -> str:
@@ -74,10 +74,12 @@ Run = Callable[..., Example]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Start an example and wait until it serves: `run("hello", CONSTANT=1)` changes a constant.
 
-    With `source` it is that, and not a file of this folder.
+    With `source` it is that, and not a file of this folder. One whose text tells a command of
+    `sdcluster run` is run by that.
     """
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("SDCLUSTER_CACHE", f"lmdb://{tmp_path}/cache")
     examples: list[Example] = []
 
@@ -90,10 +92,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             text, count = re.subn(rf"(?m)^{constant} = .*$", f"{constant} = {value!r}", text)
             assert count == 1
         port = free_port()
-        text, count = re.subn(r"\b80[08]0\b", str(port), text)
-        assert count
+        served = re.search(r"^sdcluster (run .*)$", text, re.MULTILINE)
+        if served is not None:
+            command = ["-m", "sdcluster", *served[1].split(), "--listen", f"127.0.0.1:{port}"]
+            examples.append(Example(file, port, command))
+        else:
+            text, count = re.subn(r"\b80[08]0\b", str(port), text)
+            assert count
+            examples.append(Example(file, port))
         file.write_text(text)
-        examples.append(Example(file, port))
         return examples[-1].wait_ready()
 
     yield begin

@@ -3,6 +3,7 @@
 import re
 import time
 
+import pytest
 from conftest import CPUS, Run
 
 PERIOD_S = 1
@@ -18,10 +19,11 @@ def test_every_worker_prints_what_the_master_sends(run: Run) -> None:
     assert example.log().count("message from master") == 2 * CPUS
 
 
-def test_database_is_asked_once_a_period(run: Run) -> None:
+@pytest.mark.parametrize("name", ["users_count", "users_count_service"])
+def test_database_is_asked_once_a_period(run: Run, name: str) -> None:
     """Whatever the number of workers, of which each knows the answers as they change."""
     began = time.monotonic()
-    example = run("users_count", PERIOD_S=PERIOD_S)
+    example = run(name, PERIOD_S=PERIOD_S)
     first = example.answers(r"Process (\d+)\nUsers: \d+", CPUS)
     later = example.answers(r"Process (\d+)\nUsers: (?:625|390625|1000000000)$", CPUS)
     assert first == later and len(first) == CPUS
