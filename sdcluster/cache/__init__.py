@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdcluster import cacheurl
+from sdcluster import cacheurl, program
 from sdcluster.cache.cache import Cache
 from sdcluster.cache.embedded import EmbeddedStore
 from sdcluster.cache.lenient import LenientStore
@@ -35,7 +35,7 @@ _default: Cache | None = None
 
 def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
     """Return the cache at a URL, or the instance's own. Raises `CacheError`."""
-    name = os.environ.get("SDCLUSTER_INSTANCE", "default")
+    name = os.environ.get("SDCLUSTER_INSTANCE") or _own_name()
     try:
         parts = cacheurl.parse(url or os.environ.get(cacheurl.VARIABLE, ""))
     except ValueError as error:
@@ -44,6 +44,12 @@ def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
     if parts.on_error == "miss":
         return Cache(LenientStore(open_store, is_local=not parts.remote), serializer=serializer)
     return Cache(open_store(), serializer=serializer)
+
+
+def _own_name() -> str:
+    """Return the name of the program of the library's that this may be: its workers have it."""
+    script = program.script()
+    return program.name(script) if script else "default"
 
 
 def _opener(parts: cacheurl.CacheUrl, name: str) -> Callable[[], Store]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdcluster import cpus
+from sdcluster import cpus, program
 from sdcluster.config import Config, Scheduling
 from sdcluster.errors import ClusterError
 from sdcluster.master.bulletin import READY
@@ -43,11 +43,16 @@ class Settings:
 
     def config(self) -> Config:
         """Return what a mold is started with. Raises `ClusterError`."""
-        script = self.given.get("script") or _own_script()
+        own = program.script()
+        script = self.given.get("script") or own
+        if not script:
+            raise ClusterError(
+                "this program is no file that workers could run; name one: setup_master"
+            )
         wanted = self.given.get("scheduling") or os.environ.get(SCHEDULING_VARIABLE)
         scheduling = _check_scheduling(wanted) if wanted else "round-robin"
         return Config(
-            name=Path(script[1] if script[0] == "-m" else script[0]).stem,
+            name=program.name(own or script),
             source="setup_master",
             script=tuple(script) + tuple(self.given.get("args", sys.argv[1:])),
             interpreter_options=_interpreter_options(),
@@ -60,18 +65,6 @@ class Settings:
             heartbeat_timeout_s=0,
             drain_timeout_s=float(self.given.get("drain_timeout_s", 30.0)),
         )
-
-
-def _own_script() -> list[str]:
-    """Return what this process runs: FILE, or -m MODULE. Raises `ClusterError`."""
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name != "__main__":
-        return ["-m", spec.name.removesuffix(".__main__")]
-    path = getattr(main, "__file__", None) if spec is None else sys.argv[0]
-    if not path or not os.path.exists(path):
-        raise ClusterError("this program is no file that workers could run; name one: setup_master")
-    return [os.path.abspath(path)]
 
 
 def _interpreter_options() -> tuple[str, ...]:

@@ -45,6 +45,12 @@ def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the test and the processes that it starts be of one instance."""
+    monkeypatch.setenv("SDCLUSTER_INSTANCE", "default")
+
+
 def end_all(instances: Sequence[Instance]) -> None:
     """End what a test has started; the logs are printed, so that a failure shows them."""
     for instance in instances:

@@ -260,8 +260,11 @@ def test_request_waits_for_an_agent_that_is_restarted(start: Start) -> None:
     """It is answered by the next one: nothing is lost between the two."""
     instance = start(SERVER + AGENT, config=CONFIG)
     (first,) = agents(instance)
+    gone = "(the agent) is gone (crash): SIGKILL"
     for number in range(2, 5):
         os.kill(agents(instance)[-1], signal.SIGKILL)
+        # What the dead one had been asked is an error: it may have done that.
+        wait_until(lambda: instance.log().count(gone) == number - 1, "its death")
         assert isinstance(get(instance, "/ask?hello"), list)
         wait_agents(instance, number)
     assert get(instance, "/ask?hello") != [first, "hello"]

@@ -54,6 +54,8 @@ def test_processes_lose_no_increment(url: str, cache: Cache, share: Share) -> No
 
 WRITES = """
 import random
+
+pytestmark = pytest.mark.usefixtures("one_name")
 number = 0
 while True:
     number += 1

@@ -15,7 +15,9 @@ from stores import RedisServer
 from waiting import wait_until
 from web import fetch
 
-from sdcluster.cache import Cache, CacheError, connect, lenient, remote
+from sdcluster.cache import Cache, CacheError, client, connect, lenient
+
+pytestmark = pytest.mark.usefixtures("one_name")
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +104,7 @@ def test_server_that_hangs_is_waited_for_once(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By one of many threads; the others have their answer at once, again and again."""
-    monkeypatch.setattr(remote, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(lenient, "RETRY_S", 60.0)
     server.start()
     cache = connect(f"{server.url}?on_error=miss")
@@ -203,8 +205,8 @@ def test_what_redis_refuses_is_left_out(
     """The one call; all others go on."""
     import redis
 
-    with redis.Redis(host="127.0.0.1", port=redis_server.port) as client:
-        client.lpush("sdcluster:default:list", "1")
+    with redis.Redis(host="127.0.0.1", port=redis_server.port) as direct:
+        direct.lpush("sdcluster:default:list", "1")
     with contextlib.closing(connect(f"{redis_server.url}?on_error=miss")) as cache:
         cache.set("key", 1)
         assert cache.get("list") is None and cache.incr("list") == 1

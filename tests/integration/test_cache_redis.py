@@ -12,6 +12,8 @@ from waiting import wait_until
 
 from sdcluster.cache import CacheError, client, connect
 
+pytestmark = pytest.mark.usefixtures("one_name")
+
 
 def test_server_that_is_down_at_the_start_is_told(server: RedisServer) -> None:
     """By the first call and at once; later it works."""

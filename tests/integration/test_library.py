@@ -833,3 +833,22 @@ def test_ctrl_c_is_for_the_master_alone(play: Play) -> None:
     pids = [pid for pid in program.processes() if pid != program.pid]
     assert len(pids) == 2
     assert {os.getsid(pid) for pid in pids}.isdisjoint({os.getsid(program.pid)})
+
+
+def test_master_and_workers_share_a_cache(play: Play, tmp_path: Path) -> None:
+    """The cache of the program, whatever its workers run."""
+    source = """
+from sdcluster import cache
+
+if cluster.is_master:
+    cache.set("from", "the master")
+    cluster.fork()
+    cluster.on("exit")(lambda worker, code, signal: say("count", cache.get("count")))
+    cluster.run()
+else:
+    say("from", cache.get("from"))
+    cache.incr("count")
+"""
+    program = play(source, env={"SDCLUSTER_CACHE": f"lmdb://{tmp_path}/cache"})
+    assert program.wait() == 0
+    assert program.lines("from") == ["the master"] and program.lines("count") == ["1"]

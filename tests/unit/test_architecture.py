@@ -33,6 +33,7 @@ SHARED = {
     "sdcluster.environment",
     "sdcluster.errors",
     "sdcluster.process",
+    "sdcluster.program",
     "sdcluster.runtime",
     "sdcluster.textfile",
 }
@@ -57,7 +58,7 @@ BOTH_SIDES = {
 ARROWS = {
     # package: (own modules it may import, other packages beside the standard library)
     "cache": (
-        {"sdcluster.cache", "sdcluster.cacheurl", "sdcluster.errors"},
+        {"sdcluster.cache", "sdcluster.cacheurl", "sdcluster.errors", "sdcluster.program"},
         {"lmdb", "redis", *FRAMEWORKS},
     ),
     "core": ({"sdcluster.core"}, set()),
