@@ -518,3 +518,39 @@ def test_worker_lives_until_connections_that_it_was_sent_are_closed(play: Play) 
         assert read_all(client) == b"hello"
     assert program.wait() == 0
     assert program.wait_event("exit", 1) == "0 None"
+
+
+@pytest.mark.parametrize("what", ["file", "two sockets"])
+def test_garbage_with_a_message_ends_its_worker_alone(play: Play, what: str) -> None:
+    """It is told, what came is closed, and the master goes on."""
+    program = played(
+        play,
+        """
+    @cluster.on("exit")
+    def ended(worker, code, signal):
+        if worker.id == 1:
+            cluster.fork()
+
+    @cluster.on("message")
+    def take(worker, message, connection):
+        say("got", worker.id, message, connection is not None)
+        worker.disconnect()
+""",
+        f"""
+    ours, theirs = socket.socketpair()
+    if cluster.worker.id == 1:
+        from sdcluster.wire.messages import Frame, Kind, encode
+        fds = [os.open("/dev/null", os.O_RDONLY)] if {what!r} == "file" else [
+            ours.fileno(), theirs.fileno()
+        ]
+        frame = encode(Frame(Kind.MESSAGE, b"1", attached=len(fds)))
+        socket.send_fds(cluster.worker._channel, [frame], fds)
+    else:
+        cluster.worker.send("hello", connection=ours)
+    time.sleep(60)
+""",
+    )
+    assert program.wait_event("exit", 1) == "None SIGKILL"
+    program.wait_log("sdcluster: worker 1 broke the protocol: a message with what is not one conn")
+    assert program.wait() == 0
+    assert program.lines("got") == ["2 hello True"]

@@ -407,3 +407,48 @@ else:
     wait_until(lambda: program.lines("end"), "the end of the worker")
     assert program.lines("error") == ["cannot send to the master: the other end is gone"] * 2
     assert program.lines("end") == ["b''"]
+
+
+def test_handlers_are_called_once_or_no_more_as_they_are_told(play: Play) -> None:
+    """On both sides, functions and coroutine functions."""
+    handlers = """
+    @cluster.once("message")
+    async def first(*words):
+        say("once", *words[-1:])
+
+    def never(*words):
+        say("never", words)
+
+    cluster.on("message")(never)
+    cluster.off("message", never)
+    cluster.off("message", never)
+"""
+    program = play(
+        f"""
+if cluster.is_master:
+{handlers}
+    cluster.on("online")(lambda worker: (worker.send("to the worker"), worker.send("again")))
+
+    @cluster.on("message")
+    def leave(worker, message):
+        say("master", message)
+        if message == "again":
+            worker.disconnect()
+
+    cluster.fork()
+    cluster.run()
+else:
+    async def main():
+        {handlers.replace(chr(10), chr(10) + "    ")}
+        cluster.on("message")(lambda message: say("worker", message))
+        cluster.worker.send("to the master")
+        cluster.worker.send("again")
+        await asyncio.Event().wait()
+    asyncio.run(main())
+"""
+    )
+    assert program.wait() == 0
+    assert sorted(program.lines("once")) == ["to the master", "to the worker"]
+    assert program.lines("master") == ["to the master", "again"]
+    assert program.lines("worker") == ["to the worker", "again"]
+    assert program.lines("never") == []
