@@ -62,7 +62,7 @@ else:
 
 
 def test_state_of_a_worker_is_that_of_its_life(play: Play) -> None:
-    """It changes before the handlers are told."""
+    """It has changed when the handlers are told."""
     program = play(
         """
 if cluster.is_master:
@@ -72,10 +72,14 @@ if cluster.is_master:
         def tell(worker, *rest, event=event):
             say("state", event, worker.state, worker.is_dead, worker.pid > 0)
         cluster.on(event)(tell)
+    cluster.on("online")(lambda worker: worker.send("serve"))
     cluster.on("message")(lambda worker, message: worker.disconnect())
     cluster.run()
 else:
     async def main():
+        told = asyncio.Event()
+        cluster.on("message")(lambda message: told.set())
+        await told.wait()
         await asyncio.start_server(answer, sock=cluster.listen("127.0.0.1:0"))
         cluster.worker.send("serves")
         await asyncio.Event().wait()
@@ -183,7 +187,8 @@ else:
         assert events[:2] == ["fork", "online"] and events[-2:] == ["disconnect", "exit"]
         assert events.count("disconnect") == events.count("exit") == 1
     counts = [int(one) for one in program.lines("descriptors")]
-    assert len(counts) == 8 and max(counts[1:]) <= counts[1] + 1
+    # A worker of the first cycle may leave before it has opened its second and third listener.
+    assert len(counts) == 8 and max(counts) <= counts[0] + 3
 
 
 @pytest.mark.parametrize("code", [0, 7])
