@@ -244,16 +244,18 @@ def listen(
     exclusive: bool = False,
     reuse_port: bool = False,
     ipv6_only: bool | None = None,
+    max_connections: int = 0,
     datagrams: bool = False,
 ) -> socket.socket:
     """Return a socket that listens, the same for all workers that ask for the address.
 
     `address` is a port (of every address of the machine), `HOST:PORT`, `[V6]:PORT`, a path or a
     tuple of host and port. With port 0 the n-th call gets the same port in each worker.
-    `exclusive` is a socket for this worker alone. With `datagrams` it is one that is bound, for
-    `recvfrom` or `create_datagram_endpoint`, and each datagram comes to one of the workers. A
-    socket that systemd has passed is taken where the address is its own, or by its `name`
-    (FileDescriptorName=, systemd.socket(5)).
+    `exclusive` is a socket for this worker alone. A worker that has `max_connections` of it open
+    gets no more of them, others do, and while all are full clients wait; 0 is no limit. With
+    `datagrams` it is a socket that is bound, for `recvfrom` or `create_datagram_endpoint`, and each
+    datagram comes to one of the workers. A socket that systemd has passed is taken where the
+    address is its own, or by its `name` (FileDescriptorName=, systemd.socket(5)).
 
     Raises ValueError for what is no address, OSError as bind(2) and listen(2) do, and
     `ClusterError` in the master.
@@ -267,6 +269,7 @@ def listen(
         exclusive=exclusive,
         reuse_port=reuse_port,
         ipv6_only=ipv6_only,
+        max_connections=max_connections,
         datagrams=datagrams,
     )
     return side.member.listen(request)
@@ -278,6 +281,7 @@ def serve(
     *,
     interface: str = "auto",
     threads: int = 4,
+    max_connections: int = 0,
     access_log: bool = False,
     forwarded_allow_ips: str = "",
     root_path: str = "",
@@ -288,7 +292,7 @@ def serve(
     `listen` would, once the app has started. When the worker is to leave, each connection gets one
     more answer, with `Connection: close`; what is open at the drain time-out is closed. Then the
     program goes on, and should end soon. `interface` is `auto`, `asgi` or `wsgi`; `threads` are for
-    WSGI; the others are as in sdcluster.toml(5).
+    WSGI, `max_connections` is as for `listen`, the others are as in sdcluster.toml(5).
 
     Raises OSError when it cannot listen, and `ClusterError` when the app does not start, uvicorn or
     for WSGI a2wsgi is missing, or this is no worker of a program.
@@ -301,6 +305,7 @@ def serve(
             address,
             interface=interface,
             threads=threads,
+            max_connections=max_connections,
             access_log=access_log,
             forwarded_allow_ips=forwarded_allow_ips,
             root_path=root_path,
@@ -314,6 +319,7 @@ async def aserve(
     *,
     interface: str = "auto",
     threads: int = 4,
+    max_connections: int = 0,
     access_log: bool = False,
     forwarded_allow_ips: str = "",
     root_path: str = "",
@@ -331,7 +337,7 @@ async def aserve(
         await serving.serve(
             serving.as_asgi(app, interface=interface, threads=threads),
             side.member,
-            [_request(one) for one in where],
+            [_request(one, max_connections=max_connections) for one in where],
             access_log=access_log,
             forwarded_allow_ips=forwarded_allow_ips,
             root_path=root_path,
@@ -348,6 +354,7 @@ def _request(
     exclusive: bool = False,
     reuse_port: bool = False,
     ipv6_only: bool | None = None,
+    max_connections: int = 0,
     datagrams: bool = False,
 ) -> Mapping[str, Any]:
     """Return what the master is asked for. Raises ValueError for what is no address."""
@@ -358,6 +365,7 @@ def _request(
         "exclusive": exclusive,
         "reuse_port": reuse_port,
         "ipv6_only": ipv6_only,
+        "max_connections": max_connections,
         "datagrams": datagrams,
     }
 

@@ -81,7 +81,9 @@ class Openings:
             raise ListenError(f"this worker listens on {wanted.address} already") from in_use
         descriptors = self._hold(opening, worker)
         opening.closed_by = None
-        return opening.told, descriptors
+        if opening.dispatcher is not None:
+            opening.dispatcher.set_max_connections(wanted.max_connections)
+        return {**opening.told, "max_connections": wanted.max_connections}, descriptors
 
     def _hold(self, opening: Opening, worker: int) -> list[int]:
         """Let a worker have connections of a listener; return the descriptors it gets."""
@@ -231,6 +233,7 @@ class _Request:
             self.backlog = min(max(0, int(request.get("backlog", BACKLOG))), 65535)
             self.exclusive = bool(request.get("exclusive", False))
             self.datagrams = bool(request.get("datagrams", False))
+            self.max_connections = max(0, int(request.get("max_connections", 0)))
             self.reuse_port = bool(request.get("reuse_port", False))
             ipv6_only = request.get("ipv6_only")
             self.ipv6_only = None if ipv6_only is None else bool(ipv6_only)

@@ -20,7 +20,7 @@ class Counts:
     def __init__(
         self, board_fd: int, *, on_count: Callable[[int], None], on_wanted: Callable[[], None]
     ) -> None:
-        """`on_wanted` is to tell the master that a connection was taken. `board_fd` is closed."""
+        """`on_wanted` is to tell the master that there is room again. `board_fd` is closed."""
         try:
             self._page = mmap.mmap(board_fd, SIZE_BYTES)
         finally:
@@ -65,7 +65,7 @@ class Counts:
             # In this order: the master adds the two up, and must not miss a connection in between.
             words[Field.CONNECTIONS] += connections
             words[Field.TAKEN] += taken
-            if taken and words[Field.WAITING]:
+            if (taken or connections < 0) and words[Field.WAITING]:
                 words[Field.WAITING] = 0
                 self._on_wanted()
         if connections:

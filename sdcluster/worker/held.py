@@ -16,6 +16,7 @@ from typing import Any
 
 from sdcluster.worker import tls, uvserver
 from sdcluster.worker.connection import Connection, Tally
+from sdcluster.worker.room import Room
 from sdcluster.worker.shared import SharedSocket
 
 
@@ -27,13 +28,14 @@ class HeldListener(SharedSocket):
         fd: int,
         *,
         ends_with: str,
+        max_connections: int,
         on_closed: Callable[[], None],
         on_count: Callable[[int], None],
     ) -> None:
         """`ends_with` is `worker`, `cluster` or neither: when nobody is left to accept from it.
 
-        `on_count` is told of connections opened and closed; both it and `on_closed` may be by a
-        finalizer.
+        With `max_connections` open, 0 is no limit, it leaves what comes to others. `on_count` is
+        told of connections opened and closed; both it and `on_closed` may be by a finalizer.
         """
         self.ends_with = ends_with
         self._listener = socket.socket(fileno=fd)
@@ -49,7 +51,18 @@ class HeldListener(SharedSocket):
         os.dup2(self._epoll.fileno(), self.fileno(), inheritable=False)
         self._is_silent = False
         self._timeout = socket.getdefaulttimeout()
-        self._counts = Tally(on_count)
+        self._on_count = on_count
+        self._room: Room | None = None
+        if max_connections:
+            self._room = room = Room(self._epoll, self._listener, max_connections)
+
+            def count(change: int) -> None:  # Without this object, which is to be collected.
+                on_count(change)
+                room.change(change)
+
+            self._counts = Tally(count)
+        else:
+            self._counts = Tally(on_count)
         self._on_closed = on_closed
         uvserver.teach(HeldListener)
         tls.teach()
@@ -77,10 +90,18 @@ class HeldListener(SharedSocket):
         return self._accepted_now()
 
     def _accepted_now(self) -> tuple[socket.socket, Any]:
-        if self._is_silent:
+        if self._is_silent or (self._room is not None and not self._room.take()):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        try:
+            return self._take()
+        except BaseException:
+            if self._room is not None:
+                self._room.change(-1)
+            raise
+
+    def _take(self) -> tuple[socket.socket, Any]:
         fd, address = self._listener._accept()  # type: ignore[attr-defined]
-        self._counts.change(1)
+        self._on_count(1)
         return Connection(fd, self._counts), address
 
     def take_some(self, count: int) -> bool:
@@ -88,13 +109,15 @@ class HeldListener(SharedSocket):
 
         It is woken when all of it was taken, by whatever thread.
         """
+        if self._is_silent:
+            return False
         with self._lock, contextlib.suppress(ConnectionAbortedError):
             try:
                 if self._ready < 0:
                     self._ready = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
                     self._epoll.register(self._ready, select.EPOLLIN)
                 for _ in range(count):
-                    self._taken.append(self._accepted_now())
+                    self._taken.append(self._take())
                     os.eventfd_write(self._ready, 1)
             except BlockingIOError:
                 return False
@@ -107,6 +130,8 @@ class HeldListener(SharedSocket):
     def be_silent(self) -> None:
         """Never be ready again: the others get what comes, and who waits is to wait."""
         self._is_silent = True
+        if self._room is not None:
+            self._room.close()
         with contextlib.suppress(OSError, ValueError):  # It is closed.
             self._epoll.unregister(self._listener)
 

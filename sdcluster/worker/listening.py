@@ -106,6 +106,7 @@ class Listening:
             return HeldListener(
                 descriptors[0],
                 ends_with=told["ends_with"],
+                max_connections=told["max_connections"],
                 on_closed=lambda: self._closed(key),
                 on_count=self._counted,
             )

@@ -5,6 +5,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from unit.descriptors import count
@@ -15,7 +16,7 @@ from sdcluster.worker.held import HeldListener
 class Held:
     """A listener, with what it tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_connections: int = 0) -> None:
         self.open = 0
         self.closed = 0
         with socket.create_server(("127.0.0.1", 0)) as made:
@@ -23,7 +24,11 @@ class Held:
             self.other = made.dup()
             fd = made.detach()
         self.listener = HeldListener(
-            fd, ends_with="cluster", on_closed=self._closed, on_count=self._counted
+            fd,
+            ends_with="cluster",
+            max_connections=max_connections,
+            on_closed=self._closed,
+            on_count=self._counted,
         )
 
     def _closed(self) -> None:
@@ -163,9 +168,78 @@ def test_connections_are_left_when_descriptors_are_used_up(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with socket.create_connection(held.address):
-        monkeypatch.setattr(held.listener, "_accepted_now", fail)
+        monkeypatch.setattr(held.listener, "_take", fail)
         assert held.listener.take_some(1)
         assert held.open == 0
         monkeypatch.undo()
         assert held.listener.take_some(1)
         held.listener.accept()[0].close()
+
+
+@pytest.fixture
+def limited() -> Iterator[Held]:
+    """Make a listener for two connections at a time, and close it afterwards."""
+    made = Held(max_connections=2)
+    yield made
+    made.listener.close()
+    made.other.close()
+
+
+def test_full_listener_leaves_connections_to_others(limited: Held) -> None:
+    """It is not ready, and has nothing to accept, until one of its own is closed."""
+    limited.listener.settimeout(0)
+    clients = [socket.create_connection(limited.address) for _ in range(3)]
+    first, _ = limited.listener.accept()
+    second, _ = limited.listener.accept()
+    assert not is_ready(limited.listener)
+    with pytest.raises(BlockingIOError):
+        limited.listener.accept()
+    first.close()
+    assert is_ready(limited.listener)
+    third, _ = limited.listener.accept()
+    assert limited.open == 2
+    for one in (second, third, *clients):
+        one.close()
+
+
+def test_failed_accept_takes_no_room(limited: Held) -> None:
+    """However often there is nothing to accept."""
+    limited.listener.settimeout(0)
+    for _ in range(5):
+        with pytest.raises(BlockingIOError):
+            limited.listener.accept()
+    with socket.create_connection(limited.address):
+        accepted, _ = limited.listener.accept()
+        accepted.close()
+
+
+def test_thread_that_waits_for_room_is_woken(limited: Held) -> None:
+    """By the end of a connection, in whatever thread that is."""
+    clients = [socket.create_connection(limited.address) for _ in range(3)]
+    taken = [limited.listener.accept()[0] for _ in range(2)]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(limited.listener.accept)
+        assert not waiting.done()
+        taken[0].close()
+        accepted, _ = waiting.result(10)
+    for one in (accepted, *taken, *clients):
+        one.close()
+
+
+def test_many_threads_never_take_too_many(limited: Held) -> None:
+    """Two at a time, whoever accepts."""
+    limited.listener.settimeout(10)
+    most = []
+
+    def serve() -> None:
+        connection, _ = limited.listener.accept()
+        most.append(limited.open)
+        connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(serve) for _ in range(64)]
+        for _ in range(64):
+            socket.create_connection(limited.address).close()
+        for one in done:
+            one.result(10)
+    assert max(most) <= 2

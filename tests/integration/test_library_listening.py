@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -629,3 +630,48 @@ def test_clients_are_refused_while_the_cluster_stops(
         (tmp_path / "go").touch()
         assert client.recv(100).startswith(b"HTTP/1.1 200 ")
     assert program.wait() == 0
+
+
+@both
+def test_full_workers_leave_clients_in_the_backlog(play: Play, scheduling: str) -> None:
+    """Each gets as many as it may have; who waits gets in when one has left."""
+    source = """
+async def hold(reader, writer):
+    writer.write(b"in %d\\n" % cluster.worker.id)
+    await reader.read()
+    writer.close()
+
+async def main():
+    listener = cluster.listen("127.0.0.1:0", max_connections=2)
+    async with await asyncio.start_server(hold, sock=listener) as server:
+        await server.serve_forever()
+
+if cluster.is_master:
+    narrate()
+    cluster.fork()
+    cluster.fork()
+    cluster.run()
+else:
+    asyncio.run(main())
+"""
+    program = play(source, env={"SDCLUSTER_SCHEDULING": scheduling})
+    web = program.web()
+    program.wait_event("listening", 2)
+    clients = [dial(web) for _ in range(6)]
+    greeted: dict[socket.socket, bytes] = {}
+
+    def greet() -> int:
+        for client in select.select([one for one in clients if one not in greeted], [], [], 0)[0]:
+            greeted[client] = client.recv(100)
+        return len(greeted)
+
+    wait_until(lambda: greet() == 4, "four are in")
+    assert sorted(greeted.values()) == [b"in 1\n"] * 2 + [b"in 2\n"] * 2
+    for left in range(2):
+        next(iter(greeted)).close()
+        clients.remove(gone := next(iter(greeted)))
+        del greeted[gone]
+        wait_until(lambda: greet() == 4, f"number {5 + left} is in")
+        assert sorted(greeted.values()) == [b"in 1\n"] * 2 + [b"in 2\n"] * 2
+    for client in clients:
+        client.close()
