@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     workers: dict[int, Worker] | dict[int, Peer]
     settings: Mapping[str, Any]
 
-__all__ = [
+__all__ = [  # Without those that not every process has: agent, settings and workers.
     "ClusterError",
-    "agent",
     "aserve",
     "broadcast",
     "disconnect",
@@ -57,10 +56,8 @@ __all__ = [
     "once",
     "run",
     "serve",
-    "settings",
     "setup_master",
     "worker",
-    "workers",
 ]
 
 H = TypeVar("H", bound=Callable[..., Any])
