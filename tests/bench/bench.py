@@ -11,16 +11,20 @@ from types import FrameType
 from typing import NoReturn
 
 import caching
+import measures
+import messages
 import options
 import processes
 import report
 from instances import ServerFailed
-from measures import PLANS, Plan, Sample
+from measures import Plan, Sample
 from options import Effort, Options
 from results import SDCLUSTER, Results
 from rich.console import Console
 from servers import SERVERS, Server
 
+PLANS = {**measures.PLANS, messages.MEASURE: messages.PLAN}
+report.MORE[messages.MEASURE] = messages.table
 Round = Callable[[Effort], Mapping[str, Sample]]
 """What takes a sample of each contender of its own, once."""
 ROUNDS: Mapping[str, Round] = {**caching.ROUNDS}

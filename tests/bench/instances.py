@@ -122,7 +122,7 @@ class Instance:
 def running(server: Server, *, workers: int, app: str = "") -> Iterator[Instance]:
     """Start `server` and wait until its workers answer; end it and all it has left behind."""
     home = Path(tempfile.mkdtemp(prefix="sdbench-"))
-    port = _free_port()
+    port = free_port()
     launch = Launch(
         app=app or server.kind.value,
         workers=workers,
@@ -159,12 +159,13 @@ def running(server: Server, *, workers: int, app: str = "") -> Iterator[Instance
             instance.wait_for_workers()
             yield instance
         finally:
-            _end(process)
+            end_all(process)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_all(process: subprocess.Popen[bytes]) -> None:
+    """End a server, and all that it has left behind."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -172,7 +173,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     end_descendants()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -156,7 +156,7 @@ class Plan:
     rounds: Callable[[Effort], int]
 
 
-ANY = frozenset(Kind)
+ANY = frozenset(Kind) - {Kind.LIBRARY}
 ONLY_ASGI = frozenset({Kind.ASGI})
 
 PLANS: Mapping[str, Plan] = {

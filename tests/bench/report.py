@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,6 +35,10 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+MORE: dict[str, Callable[[Results], Table]] = {}
+"""The tables of measures that have a module of their own, which `bench` adds."""
 
 
 def _number(value: float | None, form: str = ",.0f") -> str:
@@ -195,6 +200,7 @@ def tables(results: Results) -> list[Table]:
         "idle": lambda: _idle(results),
         "cache": lambda: _cache(results),
         "get_or_set": lambda: _get_or_set(results),
+        **{measure: partial(make, results) for measure, make in MORE.items()},
     }
     found = [
         _marked(make(), results, measure)

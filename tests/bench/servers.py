@@ -13,6 +13,7 @@ class Kind(Enum):
     ASGI = "hello_asgi:app"
     WSGI = "hello_wsgi:app"
     NODE = "server.js"
+    LIBRARY = "messages"
 
 
 FASTAPI = "hello_fastapi:app"
@@ -131,6 +132,14 @@ def _granian(interface: str, *options: str) -> Command:
     return command
 
 
+def _library(launch: Launch) -> list[str]:
+    return [launch.tool("python"), str(launch.apps / f"{launch.app}.py")]
+
+
+def _node_library(launch: Launch) -> list[str]:
+    return ["node", str(launch.apps / f"{launch.app}.js")]
+
+
 SERVERS = (
     _sdcluster("round-robin"),
     _sdcluster("shared"),
@@ -155,6 +164,13 @@ SERVERS = (
         name="gunicorn gthread",
         kind=Kind.WSGI,
         command=_gunicorn("--worker-class", "gthread", "--threads", str(WSGI_THREADS)),
+        reload=signal.SIGHUP,
+    ),
+    Server(name="sdcluster messages", kind=Kind.LIBRARY, command=_library, reload=signal.SIGHUP),
+    Server(
+        name="node cluster messages",
+        kind=Kind.LIBRARY,
+        command=_node_library,
         reload=signal.SIGHUP,
     ),
     Server(name="granian asgi", kind=Kind.ASGI, command=_granian("asgi"), reload=signal.SIGHUP),
