@@ -85,7 +85,7 @@ class Emitter:
                 entries.remove(entry)
             try:
                 result = entry.handler(*arguments_for(entry.handler))
-                if inspect.isawaitable(result):
+                if result is not None and inspect.isawaitable(result):
                     self._start(_guarded(event, result))
             except Exception:
                 logger.exception("a handler of %r failed", event)

@@ -174,8 +174,8 @@ class Messenger:
         for _ in range(_READS_PER_TURN):
             if self.closed or self._pause is not None or not self._has_room():
                 return
-            if not self._read():
-                return
+            if self._read() < _CHUNK_BYTES:
+                return  # What is left, if anything, makes the loop call again.
 
     def _has_room(self) -> bool:
         """Tell whether descriptors can come; if not, what is sent waits: they would be lost."""
@@ -191,26 +191,26 @@ class Messenger:
         self._pause = None
         self._watch()
 
-    def _read(self) -> bool:
-        """Read once, and tell what came; False when nothing did."""
+    def _read(self) -> int:
+        """Read once, and tell what came; return how many bytes did."""
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(
                 _CHUNK_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
-            return False
+            return 0
         except OSError:
             data, ancillary, flags = b"", [], 0
         self._descriptors.extend(attached(ancillary))
         if not data:
             self._end("")
-            return False
+            return 0
         try:
             _check_arrived(flags)
             self._tell_frames(data)
         except ProtocolError as error:
             self._end(str(error))
-        return True
+        return len(data)
 
     def read_rest(self) -> None:
         """Read what is there still: the other end is dead. Harmless when it is closed."""

@@ -22,13 +22,17 @@ NO_HANDLER = "nobody answers requests there; the program has to call cluster.on_
 Answer: TypeAlias = tuple[Frame, list[int]]
 """The frame that answers, and its descriptors."""
 
+# Made once: json.dumps with options makes an encoder each time, json.loads looks for encodings.
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+_DECODE = json.JSONDecoder().decode
+
 logger = logging.getLogger("sdcluster")
 
 
 def encode(message: Any) -> bytes:
     """Return a message as it is sent. Raises `ClusterError` when JSON cannot express it."""
     try:
-        return json.dumps(message, ensure_ascii=False).encode()
+        return _ENCODE(message).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ClusterError(f"a message has to be JSON: {error}") from error
 
@@ -36,7 +40,7 @@ def encode(message: Any) -> bytes:
 def decode(body: bytes) -> Any:
     """Return the message that was sent. Raises `ProtocolError`."""
     try:
-        return json.loads(body)
+        return _DECODE(body.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message that is not JSON") from error
 

@@ -9,7 +9,7 @@ import json
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sdcluster.descriptors import close_all, duplicates
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
@@ -183,7 +183,7 @@ class Relay:
     def _answer(self, end: _End, frame: Frame, descriptors: list[int]) -> None:
         asker, number = end.asked.pop(frame.number, (0, 0))
         if asker in self._ends:  # Else it is gone, or nobody has asked.
-            self._pass_on(end, self._ends[asker], replace(frame, number=number), descriptors)
+            self._pass_on(end, self._ends[asker], frame._replace(number=number), descriptors)
 
     def _to_agent(self, end: _End, frame: Frame, descriptors: list[int]) -> None:
         if self._agent is not None:

@@ -17,8 +17,8 @@ the first byte of the frame that announces them.
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from sdcluster.errors import ProtocolError
 
@@ -60,9 +60,11 @@ class Kind(IntEnum):
     """From the master: it has caught up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame, without its descriptors."""
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Frame(NamedTuple):
+    """One frame, without its descriptors. A tuple, as it is made for each message."""
 
     kind: Kind
     body: bytes = b""
@@ -73,9 +75,11 @@ class Frame:
 
 def encode(frame: Frame) -> bytes:
     """Return a frame as it is sent. Raises `ProtocolError` when it is too large."""
-    _check(len(frame.body), frame.kind, frame.attached)
-    header = _HEADER.pack(len(frame.body), frame.kind, frame.attached, 0, frame.peer, frame.number)
-    return header + frame.body
+    body, attached = frame.body, frame.attached
+    length = len(body)
+    if length > MAX_BODY_BYTES or attached > MAX_ATTACHED:
+        raise _refused(length, frame.kind, attached)
+    return _HEADER.pack(length, frame.kind, attached, 0, frame.peer, frame.number) + body
 
 
 def refusal(number: int, reason: str, *, peer: int = MASTER) -> Frame:
@@ -88,31 +92,40 @@ class Splitter:
     """Finds the frames in what was received."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._data: bytes | bytearray = b""
+        """What was received; a bytearray when it is the beginning of a frame, which grows."""
+        self._at = 0
+        """Where in it the next frame begins."""
 
     @property
     def is_within_frame(self) -> bool:
         """Whether the beginning of a frame has come, and not its end."""
-        return bool(self._data)
+        return len(self._data) > self._at
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield each frame that is complete. Raises `ProtocolError`, and is of no use after it."""
-        self._data += data
-        while len(self._data) >= _HEADER.size:
-            length, kind, attached, _, peer, number = _HEADER.unpack_from(self._data)
-            _check(length, kind, attached)
-            end = _HEADER.size + length
+        if self.is_within_frame:
+            self._data = bytearray(self._data) if self._at else self._data
+            self._data += data
+        else:
+            self._data, self._at = data, 0
+        while len(self._data) - self._at >= _HEADER.size:
+            length, kind, attached, _, peer, number = _HEADER.unpack_from(self._data, self._at)
+            if length > MAX_BODY_BYTES or attached > MAX_ATTACHED or kind not in _KINDS:
+                raise _refused(length, kind, attached)
+            begin = self._at + _HEADER.size
+            end = begin + length
             if len(self._data) < end:
-                return
-            body = bytes(self._data[_HEADER.size : end])
-            del self._data[:end]
-            yield Frame(Kind(kind), body, peer, number, attached)
+                break
+            self._at = end
+            yield Frame(_KINDS[kind], bytes(self._data[begin:end]), peer, number, attached)
+        if self._at or not isinstance(self._data, bytearray):
+            self._data, self._at = bytearray(self._data[self._at :]), 0
 
 
-def _check(length: int, kind: int, attached: int) -> None:
+def _refused(length: int, kind: int, attached: int) -> ProtocolError:
     if length > MAX_BODY_BYTES:
-        raise ProtocolError(f"a message of {length} bytes; {MAX_BODY_BYTES} are the most")
-    if kind not in Kind.__members__.values():
-        raise ProtocolError(f"a message of kind {kind}")
-    if attached > MAX_ATTACHED:
-        raise ProtocolError(f"a message with {attached} descriptors")
+        return ProtocolError(f"a message of {length} bytes; {MAX_BODY_BYTES} are the most")
+    if kind not in _KINDS:
+        return ProtocolError(f"a message of kind {kind}")
+    return ProtocolError(f"a message with {attached} descriptors")

@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdcluster import attachment, cacheurl, requests
@@ -308,7 +307,7 @@ class Member:
             arguments = self._arguments(frame)
             reply = await requests.answer(self._answerer, frame.number, *arguments)
             try:
-                self._send(replace(reply, peer=frame.peer))
+                self._send(reply._replace(peer=frame.peer))
             except ClusterError as error:
                 self._send(refusal(frame.number, str(error), peer=frame.peer))
 
