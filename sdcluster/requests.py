@@ -22,9 +22,10 @@ NO_HANDLER = "nobody answers requests there; the program has to call cluster.on_
 Answer: TypeAlias = tuple[Frame, list[int]]
 """The frame that answers, and its descriptors."""
 
-# Made once: json.dumps with options makes an encoder each time, json.loads looks for encodings.
+# Made once: json.dumps with options makes an encoder each time, json.loads looks for encodings,
+# and both it and JSONDecoder.decode for spaces around, which nobody writes here.
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
-_DECODE = json.JSONDecoder().decode
+_DECODE = json.JSONDecoder().raw_decode
 
 logger = logging.getLogger("sdcluster")
 
@@ -40,9 +41,13 @@ def encode(message: Any) -> bytes:
 def decode(body: bytes) -> Any:
     """Return the message that was sent. Raises `ProtocolError`."""
     try:
-        return _DECODE(body.decode())
+        text = body.decode()
+        message, end = _DECODE(text)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message that is not JSON") from error
+    if end != len(text):
+        raise ProtocolError("a message that is not JSON alone")
+    return message
 
 
 class Requests:

@@ -89,7 +89,7 @@ def test_handler_that_cannot_answer_says_why(caplog: pytest.LogCaptureFixture) -
     assert "has to be JSON" in decode(frame.body)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"1 2", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_breaks_the_protocol(body: bytes) -> None:
     """Deep nesting included, of which the parser has enough in its own way."""
     with pytest.raises(ProtocolError, match="not JSON"):
