@@ -1,8 +1,10 @@
 """A message channel as either end has it: frames out without waiting, frames in as they come."""
 
 import array
+import contextlib
 import errno
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,10 @@ class Messenger:
     `on_end` is told once that no more will come, with the reason when the other end broke the
     protocol; not after `close`. `on_drained` is told that everything has been passed on, after a
     `send` that returned False.
+
+    The loop's thread does everything but `send` and `read`, which any may call when `in_loop` is
+    given: it runs a function in the loop's thread, at once or later. `after_reading` is called, by
+    the one that reads, when what has come in one turn of its loop has been told.
     """
 
     def __init__(
@@ -56,22 +62,43 @@ class Messenger:
         on_frame: Callable[[Frame, list[int]], None],
         on_end: Callable[[str], None],
         on_drained: Callable[[], None] = lambda: None,
+        in_loop: Callable[[Callable[[], None]], object] = lambda function: function(),
+        after_reading: Callable[[], None] = lambda: None,
     ) -> None:
         self._sock = sock
         self._loop = loop
         self._on_frame = on_frame
         self._on_end = on_end
         self._on_drained = on_drained
+        self._in_loop = in_loop
+        self._after_reading = after_reading
+        self._lock = threading.RLock()
+        """Held for what is to be sent; never while anybody is told."""
+        self._read_lock = threading.RLock()
+        """Held while frames are read and told: they are told in the order in which they come."""
+        self._is_reading = True
+        self._is_sending = False
+        self._interjected: deque[tuple[bytes, list[int]]] = deque()
+        """Sent by a signal handler that has interrupted a `send`."""
+        self._gathered = bytearray()
+        self._told_at_once = 0
+        """Frames that came when the channel was read last."""
         self._splitter = messages.Splitter()
         self._descriptors: deque[int] = deque()
         self._queue: deque[_Piece] = deque()
         self._waiting_bytes = 0
         self._waiting_descriptors = 0
         self._told_to_wait = False
+        self._has_room = True
         self._retry: Timer | None = None
         self._pause: Timer | None = None
         self._broken = False
+        self._ended = False
         self.closed = False
+        self.lacks_descriptors = False
+        """Whether nothing is read, as what comes with it could not be taken."""
+        self.is_read_elsewhere = False
+        """Whether another loop has been given the descriptor, which stays its number then."""
         sock.setblocking(False)
         self._watch()
 
@@ -86,7 +113,7 @@ class Messenger:
     @property
     def waiting_bytes(self) -> int:
         """How much the other end has not read yet, beside what the kernel holds."""
-        return self._waiting_bytes
+        return self._waiting_bytes + len(self._gathered)
 
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> bool:
         """Send a frame; its descriptors are duplicated and stay the caller's.
@@ -97,8 +124,77 @@ class Messenger:
         descriptor cannot be duplicated.
         """
         assert len(descriptors) == frame.attached, "a frame announces what is attached to it"
+        return self.send_encoded(messages.encode(frame), descriptors)
+
+    def send_encoded(self, data: bytes, descriptors: Sequence[int] = ()) -> bool:
+        """As `send`, with a frame that has been encoded: that of a broadcast is so once."""
+        with self._lock:
+            if self._is_sending:
+                self._require_reader()
+                self._interjected.append((data, duplicates(descriptors)))
+                return True
+            self._is_sending = True
+            try:
+                if self._gathered:
+                    self._send_gathered()
+                return self._send(data, descriptors)
+            finally:
+                self._end_sending()
+
+    def gather(self, frame: Frame) -> bool:
+        """Take a frame that goes when `flush` is called, or before the next that is sent.
+
+        Many of them cost one system call, and wake the other end once. Returns whether `flush` is
+        still to be called. When frames do not come in numbers, this one is sent at once. Raises
+        as `send`.
+        """
         data = messages.encode(frame)
+        with self._lock:
+            if self._told_at_once < 2 or self._queue or self._is_sending:
+                self.send_encoded(data)
+                return False
+            self._require_reader()
+            self._gathered += data
+            if len(self._gathered) >= _CHUNK_BYTES:
+                self.flush()
+                return False
+            return len(self._gathered) == len(data)
+
+    def flush(self) -> None:
+        """Send what has been gathered. Harmless when there is nothing."""
+        with self._lock:
+            if not self._gathered or self._is_sending:
+                return
+            self._is_sending = True
+            try:
+                self._send_gathered()
+            finally:
+                self._end_sending()
+
+    def _send_gathered(self) -> None:
+        data = bytes(self._gathered)
+        self._gathered.clear()
+        with contextlib.suppress(OSError):  # The end of the channel tells those who sent it.
+            self._send(data, ())
+
+    def _end_sending(self) -> None:
+        self._is_sending = False
+        while self._interjected:
+            self._send_interjected(*self._interjected.popleft())
+
+    def _send_interjected(self, data: bytes, descriptors: list[int]) -> None:
+        try:
+            with contextlib.suppress(OSError):  # Its sender is not there any more to be told.
+                self._send(data, descriptors)
+        finally:
+            close_all(descriptors)
+
+    def _send(self, data: bytes, descriptors: Sequence[int]) -> bool:
         self._require_reader()
+        if not self._queue and not descriptors:
+            data = self._send_at_once(data)
+            if not data:
+                return True
         if self._waiting_bytes + len(data) > LIMIT_BYTES:
             raise BlockingIOError(f"{self._waiting_bytes} bytes wait to be read already")
         if descriptors and self._waiting_descriptors + len(descriptors) > LIMIT_DESCRIPTORS:
@@ -108,9 +204,17 @@ class Messenger:
             self._flush()
             self._require_reader()
             if self._queue:
-                self._watch()
+                self._in_loop(self._watch)
         self._told_to_wait = self._told_to_wait or self.is_slow
         return not self.is_slow
+
+    def _send_at_once(self, data: bytes) -> bytes:
+        """Send what the kernel takes; return the rest."""
+        try:
+            sent = self._sock.sendmsg([data], (), socket.MSG_NOSIGNAL)
+        except OSError:
+            return data  # It is tried again, and the reason is looked at.
+        return data[sent:]
 
     def _require_reader(self) -> None:
         if self.closed or self._broken:
@@ -125,20 +229,21 @@ class Messenger:
             self._queue.append(_Piece(bytearray(data), descriptors))
 
     def _flush(self) -> None:
-        while self._queue and self._retry is None:
+        while self._queue and self._has_room:
             piece = self._queue[0]
             passed = []
             if piece.descriptors:
                 rights = array.array("i", piece.descriptors)
                 passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
             try:
-                data = bytes(piece.data[:_CHUNK_BYTES])
-                sent = self._sock.sendmsg([data], passed, socket.MSG_NOSIGNAL)
+                with memoryview(piece.data) as whole, whole[:_CHUNK_BYTES] as data:
+                    sent = self._sock.sendmsg([data], passed, socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _NO_ROOM:
-                    self._retry = self._loop.call_later(NO_ROOM_RETRY_S, self._flush_again)
+                    self._has_room = False
+                    self._in_loop(self._wait_for_room)
                 else:
                     self._broken = True  # What it has sent before is read yet, and then the end.
                     self._drop_queue()
@@ -150,45 +255,80 @@ class Messenger:
             if not piece.data:
                 self._queue.popleft()
 
+    def _wait_for_room(self) -> None:
+        if not self.closed:
+            self._retry = self._loop.call_later(NO_ROOM_RETRY_S, self._flush_again)
+
     def _flush_again(self) -> None:
         self._retry = None
+        self._has_room = True
         self._flush_and_tell()
 
     def _flush_and_tell(self) -> None:
-        self._flush()
-        self._watch()
-        if self._told_to_wait and not self._queue and not self._broken:
-            self._told_to_wait = False
+        with self._lock:
+            self._flush()
+            self._watch()
+            is_drained = self._told_to_wait and not self._queue and not self._broken
+            if is_drained:
+                self._told_to_wait = False
+        if is_drained:
             self._on_drained()
 
     def _watch(self) -> None:
+        if self.closed:
+            return  # Meanwhile.
         self._loop.remove(self._sock.fileno())
-        is_writing = self._queue and self._retry is None
-        events = READ * (self._pause is None) | WRITE * bool(is_writing)
+        is_writing = self._queue and self._has_room
+        events = READ * (self._is_reading and not self.lacks_descriptors) | WRITE * bool(is_writing)
         if events:
             self._loop.add(self._sock.fileno(), self._turn, events)
 
-    def _turn(self) -> None:
-        if self._queue and self._retry is None:
-            self._flush_and_tell()
-        for _ in range(_READS_PER_TURN):
-            if self.closed or self._pause is not None or not self._has_room():
-                return
-            if self._read() < _CHUNK_BYTES:
-                return  # What is left, if anything, makes the loop call again.
+    def watch_reading(self, wanted: bool) -> None:
+        """Have the loop read, or not: another one calls `read` when there is something."""
+        if wanted != self._is_reading:
+            self._is_reading = wanted
+            with self._lock:
+                self._watch()
 
-    def _has_room(self) -> bool:
+    def fileno(self) -> int:
+        """Return the descriptor of the channel; -1 when it is closed."""
+        return self._sock.fileno()
+
+    def _turn(self) -> None:
+        if self._queue and self._has_room:
+            self._flush_and_tell()
+        self.read()
+
+    def read(self) -> None:
+        """Read what is there, or a part when that is much, and tell it."""
+        with self._read_lock:
+            self._told_at_once = 0
+            for _ in range(_READS_PER_TURN):
+                if self._is_over() or not self._can_take() or self._read() < _CHUNK_BYTES:
+                    break  # What is left, if anything, makes the loop call again.
+        self._after_reading()
+
+    def _is_over(self) -> bool:
+        return self._ended or self.closed
+
+    def _can_take(self) -> bool:
         """Tell whether descriptors can come; if not, what is sent waits: they would be lost."""
-        try:
-            require(messages.MAX_ATTACHED, like=self._sock.fileno())
-        except OSError:
+        if not self.lacks_descriptors:
+            try:
+                require(messages.MAX_ATTACHED, like=self._sock.fileno())
+            except OSError:
+                self.lacks_descriptors = True
+                self._in_loop(self._pause_reading)
+        return not self.lacks_descriptors
+
+    def _pause_reading(self) -> None:
+        if not self.closed:
             self._pause = self._loop.call_later(NO_ROOM_RETRY_S, self._read_again)
             self._watch()
-            return False
-        return True
 
     def _read_again(self) -> None:
         self._pause = None
+        self.lacks_descriptors = False
         self._watch()
 
     def _read(self) -> int:
@@ -214,17 +354,19 @@ class Messenger:
 
     def read_rest(self) -> None:
         """Read what is there still: the other end is dead. Harmless when it is closed."""
-        while not self.closed and self._read():
-            pass
+        with self._read_lock:
+            while not self._is_over() and self._read():
+                pass
 
     def _tell_frames(self, data: bytes) -> None:
         for frame in self._splitter.feed(data):
-            descriptors = self._take(frame.attached)
+            descriptors = self._take(frame.attached) if frame.attached else []
             try:
                 self._on_frame(frame, descriptors)
             except ProtocolError:
                 close_all(descriptors)
                 raise
+            self._told_at_once += 1
             if self.closed:
                 return
         expected = messages.MAX_ATTACHED if self._splitter.is_within_frame else 0
@@ -237,6 +379,10 @@ class Messenger:
         return [self._descriptors.popleft() for _ in range(count)]
 
     def _end(self, reason: str) -> None:
+        self._ended = True
+        self._in_loop(lambda: self._finish(reason))
+
+    def _finish(self, reason: str) -> None:
         if not self.closed:
             self.close()
             self._on_end(reason)
@@ -245,20 +391,26 @@ class Messenger:
         for piece in self._queue:
             close_all(piece.descriptors)
         self._queue.clear()
+        self._gathered.clear()
         self._waiting_bytes = self._waiting_descriptors = 0
 
     def close(self) -> None:
         """Close the channel. Harmless when it is closed."""
-        if self.closed:
-            return
-        self.closed = True
-        self._loop.remove(self._sock.fileno())
-        for timer in (self._retry, self._pause):
-            if timer is not None:
-                timer.cancel()
-        self._drop_queue()
-        close_all(self._descriptors)
-        self._sock.close()
+        with self._read_lock, self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._loop.remove(self._sock.fileno())
+            for timer in (self._retry, self._pause):
+                if timer is not None:
+                    timer.cancel()
+            self._drop_queue()
+            close_all(self._descriptors)
+            if not self.is_read_elsewhere:
+                self._sock.close()
+                return
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # So that the other loop looks, and lets go.
 
 
 def _check_arrived(flags: int) -> None:

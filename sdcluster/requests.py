@@ -4,11 +4,12 @@ A request is matched with its answer by its number, never by the order in which 
 """
 
 import asyncio
+import contextlib
 import inspect
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
@@ -50,25 +51,73 @@ def decode(body: bytes) -> Any:
     return message
 
 
+class _Asker:
+    """What waits for an answer in an event loop; as a `Future` to the one that has it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Answer] = self.loop.create_future()
+        self._thread = threading.get_ident()
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Whether it still waits."""
+        return not self.future.done()
+
+    def set_result(self, answer: Answer) -> None:
+        """Wake it with the answer. Any thread may."""
+        self._call(self._set_result, answer)
+
+    def set_exception(self, error: Exception) -> None:
+        """Wake it with an error. Any thread may."""
+        self._call(self._set_exception, error)
+
+    def time_out(self) -> None:
+        """Wake it, as it has waited long enough."""
+        self._set_exception(TimeoutError())
+
+    def _call(self, function: Callable[..., None], argument: object) -> None:
+        if threading.get_ident() == self._thread:
+            function(argument)
+            return
+        with contextlib.suppress(RuntimeError):  # Its loop has been closed.
+            self.loop.call_soon_threadsafe(function, argument)
+
+    def _set_result(self, answer: Answer) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def _set_exception(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 class Requests:
     """The requests of one end that wait for their answers. Any thread may ask."""
 
-    def __init__(self, send: Callable[[Frame], object]) -> None:
-        """`send` sends a frame to the other end."""
+    def __init__(
+        self,
+        send: Callable[[Frame], object],
+        send_soon: Callable[[Frame], object] | None = None,
+    ) -> None:
+        """`send` sends a frame to the other end; `send_soon` may do so when the loop turns."""
         self._send = send
+        self._send_soon = send_soon or send
         self._lock = threading.Lock()
         self._numbers = 0
-        self._waiting: dict[int, Future[Answer]] = {}
+        self._waiting: dict[int, Future[Answer] | _Asker] = {}
 
     async def ask(self, message: Any, *, timeout_s: float, peer: int = 0) -> Any:
         """Return the answer to a message.
 
         Raises `ClusterError` when there is none to come, TimeoutError when it does not come.
         """
-        number, future = self.send(Kind.REQUEST, encode(message), peer)
+        asker = _Asker()
+        number = self._ask(self._send_soon, Frame(Kind.REQUEST, encode(message), peer), asker)
+        timer = asker.loop.call_later(timeout_s, asker.time_out)
         try:
-            frame, _ = await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+            frame, _ = await asker.future
         finally:
+            timer.cancel()
             self.forget(number)
         return _content(frame)
 
@@ -84,16 +133,24 @@ class Requests:
     def send(self, kind: Kind, body: bytes, peer: int = 0) -> "tuple[int, Future[Answer]]":
         """Send a request; return its number, and what will hold the answer."""
         future: Future[Answer] = Future()
+        return self._ask(self._send, Frame(kind, body, peer), future), future
+
+    def _ask(
+        self,
+        send: Callable[[Frame], object],
+        frame: Frame,
+        asker: "Future[Answer] | _Asker",
+    ) -> int:
         with self._lock:
             self._numbers += 1
             number = self._numbers
-            self._waiting[number] = future
+            self._waiting[number] = asker
         try:
-            self._send(Frame(kind, body, peer, number))
+            send(frame._replace(number=number))
         except BaseException:
             self.forget(number)
             raise
-        return number, future
+        return number
 
     def forget(self, number: int) -> None:
         """Wait for an answer no more. Harmless when it is there."""
@@ -127,15 +184,39 @@ def _content(frame: Frame) -> Any:
 
 async def answer(handler: Callable[..., Any] | None, number: int, *arguments: Any) -> Frame:
     """Return the frame that answers a request, with what the program's handler returns."""
+    reply = begin_answer(handler, number, *arguments)
+    return reply if isinstance(reply, Frame) else await reply
+
+
+def begin_answer(
+    handler: Callable[..., Any] | None, number: int, *arguments: Any
+) -> Frame | Coroutine[Any, Any, Frame]:
+    """As `answer`; to be awaited only when the handler is a coroutine function."""
     if handler is None:
         return refusal(number, NO_HANDLER)
     try:
         result = handler(*arguments)
-        if inspect.isawaitable(result):
-            result = await result
     except Exception as error:
-        logger.exception("the handler of requests failed")
-        return refusal(number, f"{type(error).__name__}: {error}")
+        return _failure(number, error)
+    if result is not None and inspect.isawaitable(result):
+        return _answer_later(number, result)
+    return _reply(number, result)
+
+
+async def _answer_later(number: int, awaitable: Awaitable[Any]) -> Frame:
+    try:
+        result = await awaitable
+    except Exception as error:
+        return _failure(number, error)
+    return _reply(number, result)
+
+
+def _failure(number: int, error: Exception) -> Frame:
+    logger.exception("the handler of requests failed", exc_info=error)
+    return refusal(number, f"{type(error).__name__}: {error}")
+
+
+def _reply(number: int, result: Any) -> Frame:
     try:
         return Frame(Kind.REPLY, encode(result), number=number)
     except ClusterError as error:

@@ -57,9 +57,9 @@ class Handlers:
         emitter.on("signal")(function)
         self._loop.add_signal_handler(number, emitter.emit, "signal")
 
-    async def answer(self, number: int, *arguments: Any) -> Frame:
-        """Return the answer to a request."""
-        return await requests.answer(self.answerer, number, *arguments)
+    def begin_answer(self, number: int, *arguments: Any) -> Frame | Coroutine[Any, Any, Frame]:
+        """Return the answer to a request; it is to be awaited when the handler is."""
+        return requests.begin_answer(self.answerer, number, *arguments)
 
     async def end(self) -> None:
         """Wait for what goes on, and cancel what does not end in time."""

@@ -5,7 +5,7 @@ import errno
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sdcluster import attachment
@@ -76,10 +76,7 @@ class Inbox:
                 connection = attachment.received(descriptors)
                 self._soon(self._tell_message, worker, message, connection)
             case Kind.REQUEST:
-                message = decode(frame.body)
-                task = self._handlers.start(self._answer(worker, frame.number, message))
-                worker._answers.add(task)
-                task.add_done_callback(worker._answers.discard)
+                self._soon(self._answer, worker, frame.number, decode(frame.body))
             case Kind.REPLY | Kind.ERROR:
                 worker._requests.settle(frame, [])
             case Kind.LISTEN:
@@ -101,11 +98,24 @@ class Inbox:
         if connection is not None and not any(told):
             connection.close()
 
-    async def _answer(self, worker: Worker, number: int, message: Any) -> None:
-        reply = await self._handlers.answer(number, worker, message)
+    def _answer(self, worker: Worker, number: int, message: Any) -> None:
+        if worker.is_dead:
+            return
+        reply = self._handlers.begin_answer(number, worker, message)
+        if isinstance(reply, Frame):
+            self._send_answer(worker, number, reply)
+            return
+        task = self._handlers.start(self._answer_later(worker, number, reply))
+        worker._answers.add(task)
+        task.add_done_callback(worker._answers.discard)
+
+    async def _answer_later(self, worker: Worker, number: int, reply: Awaitable[Frame]) -> None:
+        self._send_answer(worker, number, await reply)
+
+    def _send_answer(self, worker: Worker, number: int, reply: Frame) -> None:
         with contextlib.suppress(ClusterError):  # It is gone, or does not read.
             try:
-                worker._send(reply)
+                worker._send_soon(reply)
             except ClusterError as error:
                 worker._send(refusal(number, str(error)))
 

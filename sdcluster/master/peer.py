@@ -50,7 +50,7 @@ class Worker:
             on_drained=self._drained,
         )
         self._drains: list[asyncio.Future[None]] = []
-        self._requests = Requests(self._send)
+        self._requests = Requests(self._send, self._send_soon)
         self._answers: set[asyncio.Task[Any]] = set()
         """What is at work on its requests."""
         self._early_frames: list[tuple[Frame, list[int]]] = []
@@ -114,6 +114,20 @@ class Worker:
         try:
             return self._messenger.send(frame, descriptors)
         except (ProtocolError, OSError) as error:
+            raise ClusterError(f"cannot send to worker {self.id}: {reason_of(error)}") from error
+
+    def _send_soon(self, frame: Frame) -> None:
+        """Send a frame with others of this turn of the loop."""
+        try:
+            if self._messenger.gather(frame):
+                self._primary.loop.call_soon(self._messenger.flush)
+        except (ProtocolError, OSError) as error:
+            raise ClusterError(f"cannot send to worker {self.id}: {reason_of(error)}") from error
+
+    def _send_encoded(self, data: bytes) -> bool:
+        try:
+            return self._messenger.send_encoded(data)
+        except OSError as error:
             raise ClusterError(f"cannot send to worker {self.id}: {reason_of(error)}") from error
 
     def disconnect(self) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.manual import Announce, Event, ForkWanted, Manual, SettingsChanged, Stage
 from sdcluster.core.states import ExitReason, Generation, Slot, WorkerId
-from sdcluster.errors import ClusterError, SpawnError, reason_of
+from sdcluster.errors import ClusterError, ProtocolError, SpawnError, reason_of
 from sdcluster.loops import AsyncLoop, Timer
 from sdcluster.master.bulletin import Bulletin
 from sdcluster.master.channels import Untaken
@@ -34,6 +35,7 @@ from sdcluster.master.settings import Settings
 from sdcluster.master.systemd import ServiceManager, take_listen_fds
 from sdcluster.master.workers import WorkerProcess
 from sdcluster.requests import encode
+from sdcluster.wire import messages
 from sdcluster.wire.messages import Frame, Kind
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Primary:
         self._last = 0
         self._queue: list[Event] = []
         self._feeding = False
+        self._untold: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timer: Timer | None = None
         self._ran = False
         self._ended: asyncio.Future[None] = self.loop.create_future()
@@ -168,7 +171,11 @@ class Primary:
         return self._everywhere
 
     def _send_all(self, frame: Frame) -> bool:
-        sent = [one._send(frame) for one in self.workers.values() if one.is_connected]
+        try:
+            data = messages.encode(frame)
+        except ProtocolError as error:
+            raise ClusterError(f"cannot send to the workers: {error}") from error
+        sent = [one._send_encoded(data) for one in self.workers.values() if one.is_connected]
         return all(sent)
 
     def on_signal(self, number: int, function: Callable[[], Any]) -> None:
@@ -255,7 +262,7 @@ class Primary:
             is_shared=config.scheduling == "shared",
             feed=self.feed,
             send_all=self._send_all,
-            soon=self._soon,
+            soon=self._tell,
             on_listening=self._listens,
         )
         manual = Manual(drain_timeout_s=config.drain_timeout_s)
@@ -373,8 +380,26 @@ class Primary:
     def _emit(self, worker: Worker, event: str, *arguments: Any) -> None:
         """Tell those who hear the worker, and those who hear all; never within a call of theirs."""
         if event != "fork":
-            self._soon(worker._emitter.emit, event, *arguments)
-        self._soon(self.handlers.events.emit, event, worker, *arguments)
+            self._tell(worker._emitter.emit, event, *arguments)
+        self._tell(self.handlers.events.emit, event, worker, *arguments)
+
+    def _tell(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call something of the program's soon: one turn of the loop for all there is to tell."""
+        self._untold.append((function, arguments))
+        if len(self._untold) == 1:
+            self._soon(self._tell_all)
+
+    def _tell_all(self) -> None:
+        told, self._untold = self._untold, deque()
+        try:
+            while told:
+                function, arguments = told.popleft()
+                function(*arguments)
+        finally:
+            if told:
+                told.extend(self._untold)
+                self._untold = told
+                self._soon(self._tell_all)
 
     def _bury(self, worker: Worker, told: Announce) -> tuple[int | None, str | None]:
         code, number = worker._ending

@@ -77,6 +77,7 @@ class Agent(Member):
         """Be the agent from now on, in the loop that runs."""
         self._thread = threading.current_thread()
         self._loop = self._app_loop = loop
+        self._app_thread = threading.get_ident()
         self._begin(messages)
 
     def every(self, seconds: float, function: Callable[[], Any]) -> None:

@@ -9,7 +9,8 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,8 +46,10 @@ class Member:
         self._thread: threading.Thread | None = None
         """The one that runs the loop."""
         self._app_loop: asyncio.AbstractEventLoop | None = None
+        self._app_thread = 0
+        """The one that runs that."""
         self._messenger: Messenger | None = None
-        self._requests = Requests(self._send)
+        self._requests = Requests(self._send, self._send_soon)
         self._answerer: Callable[..., Any] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drains: list[Future[None]] = []
@@ -56,6 +59,10 @@ class Member:
         self._hears_everywhere = False
         self._early = EarlyMessages()
         self._order = threading.Lock()
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        """What is to be called where the program's handlers run."""
+        self._woken: asyncio.AbstractEventLoop | None = None
+        """The loop that is about to look there."""
 
     @property
     def name(self) -> str:
@@ -78,7 +85,40 @@ class Member:
             on_frame=self._received,
             on_end=lambda _: self._deserted(),
             on_drained=self._drained,
+            in_loop=self._in_own_loop,
+            after_reading=self._after_reading,
         )
+
+    def _after_reading(self) -> None:
+        """Call what has come, at once where the handlers run, which this may be or not."""
+        if not self._inbox:
+            return
+        loop, here = self._app_loop, threading.get_ident()
+        if loop is None or loop.is_closed():
+            loop, is_here = self._loop, self._thread is not None and here == self._thread.ident
+        else:
+            is_here = here == self._app_thread
+        if is_here:
+            self._run_inbox()
+        else:
+            self._wake()
+
+    def _in_own_loop(self, function: Callable[[], object]) -> None:
+        """Run a function in the thread that speaks to the master, now or later."""
+        if threading.current_thread() is self._thread:
+            function()
+            return
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # It has just been closed.
+            self._loop.call_soon_threadsafe(function)
+
+    def _reachable(self) -> Messenger:
+        """Return the channel, which any thread may send on. Raises `ClusterError`."""
+        if self._messenger is None:
+            raise ClusterError("nothing can be sent yet: the app is being imported")
+        if os.getpid() != self.pid:
+            raise ClusterError(f"this process is not worker {self.id}, but was forked by it")
+        return self._messenger
 
     def _call(self, function: Callable[[], T]) -> T:
         """Run a function in the thread that speaks to the master, and return its result."""
@@ -130,6 +170,7 @@ class Member:
     def _note_loop(self) -> None:
         with contextlib.suppress(RuntimeError):
             self._app_loop = asyncio.get_running_loop()
+            self._app_thread = threading.get_ident()
 
     def off(self, event: str, handler: Callable[..., Any]) -> None:
         """Call a handler no more."""
@@ -140,13 +181,31 @@ class Member:
 
     def _in_program(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function where the program's handlers run."""
+        self._inbox.append((function, arguments))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the inbox looked into, once for all that comes until it is."""
         assert self._loop is not None
-        loop = self._app_loop
-        with contextlib.suppress(RuntimeError):  # It has just been closed.
-            if loop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(function, *arguments)
+        for loop in (self._app_loop, self._loop):
+            if loop is None or loop.is_closed():
+                continue
+            if self._woken is loop:
                 return
-        self._loop.call_soon_threadsafe(function, *arguments)
+            self._woken = loop  # First: it may run before the next line does.
+            with contextlib.suppress(RuntimeError):  # It has just been closed.
+                loop.call_soon_threadsafe(self._run_inbox)
+                return
+
+    def _run_inbox(self) -> None:
+        self._woken = None  # First: what comes from now on may be missed below.
+        try:
+            for _ in range(len(self._inbox)):
+                function, arguments = self._inbox.popleft()
+                function(*arguments)
+        finally:
+            if self._inbox:
+                self._wake()
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -179,14 +238,16 @@ class Member:
 
     def _wait_drained(self, drained: "Future[None]") -> None:
         assert self._messenger is not None
-        self._drains.append(drained)
+        with self._order:
+            self._drains.append(drained)
         if self._messenger.closed or not self._messenger.is_slow:
             self._drained()
 
     def _drained(self) -> None:
         if self._paused:
             return
-        drains, self._drains = self._drains, []
+        with self._order:
+            drains, self._drains = self._drains, []
         for one in drains:
             if one.set_running_or_notify_cancel():
                 one.set_result(None)
@@ -241,27 +302,27 @@ class Member:
         except ProtocolError:
             return  # Somebody else's, who has found the channel.
         self._take_message((message,), None)
+        self._wake()
 
     def _send(self, frame: Frame, descriptors: Sequence[int] = ()) -> bool:
-        def send() -> bool:
-            assert self._messenger is not None
-            has_room = self._messenger.send(frame, descriptors)
-            return has_room and not self._is_paused(frame.peer)
-
         try:
-            return self._call(send)
+            has_room = self._reachable().send(frame, descriptors)
+            return has_room and not self._is_paused(frame.peer)
+        except (ProtocolError, OSError) as error:
+            raise ClusterError(f"cannot send to the master: {reason_of(error)}") from error
+
+    def _send_soon(self, frame: Frame) -> None:
+        """Send a frame with others of this turn of the loop that runs."""
+        try:
+            messenger = self._reachable()
+            if messenger.gather(frame):
+                asyncio.get_running_loop().call_soon(messenger.flush)
         except (ProtocolError, OSError) as error:
             raise ClusterError(f"cannot send to the master: {reason_of(error)}") from error
 
     def _send_later(self, frame: Frame) -> None:
-        def send() -> None:
-            assert self._messenger is not None
-            with contextlib.suppress(OSError):
-                self._messenger.send(frame)
-
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(send)
+        with contextlib.suppress(OSError, ClusterError):
+            self._reachable().send(frame)
 
     def _is_paused(self, peer: int) -> bool:
         return bool(self._paused) if peer == ALL else peer in self._paused
@@ -271,7 +332,7 @@ class Member:
             case Kind.MESSAGE:
                 self._take_message(self._arguments(frame), self._connection(descriptors))
             case Kind.REQUEST:
-                self._in_program(self._answer, frame)
+                self._inbox.append((self._answer, (frame,)))
             case Kind.REPLY | Kind.ERROR:
                 if self._requests.settle(frame, descriptors):
                     return
@@ -293,7 +354,7 @@ class Member:
     def _take_message(self, arguments: tuple[Any, ...], connection: socket.socket | None) -> None:
         with self._order:
             if self._emitter.has("message"):
-                self._in_program(self._tell_message, arguments, connection)
+                self._inbox.append((self._tell_message, (arguments, connection)))
             else:
                 self._early.append(arguments, connection)
 
@@ -303,15 +364,21 @@ class Member:
             connection.close()
 
     def _answer(self, frame: Frame) -> None:
-        async def answer() -> None:
-            arguments = self._arguments(frame)
-            reply = await requests.answer(self._answerer, frame.number, *arguments)
-            try:
-                self._send(reply._replace(peer=frame.peer))
-            except ClusterError as error:
-                self._send(refusal(frame.number, str(error), peer=frame.peer))
+        arguments = self._arguments(frame)
+        reply = requests.begin_answer(self._answerer, frame.number, *arguments)
+        if isinstance(reply, Frame):
+            self._send_answer(reply, frame)
+        else:
+            self._start(self._answer_later(reply, frame))
 
-        self._start(answer())
+    async def _answer_later(self, reply: Awaitable[Frame], frame: Frame) -> None:
+        self._send_answer(await reply, frame)
+
+    def _send_answer(self, reply: Frame, frame: Frame) -> None:
+        try:
+            self._send_soon(reply._replace(peer=frame.peer))
+        except ClusterError as error:
+            self._send(refusal(frame.number, str(error), peer=frame.peer))
 
     def _deserted(self) -> None:
         """The message channel has ended: the master is dead."""

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sdcluster import requests
 from sdcluster.errors import ClusterError
 from sdcluster.wire.channel import FINISH
 from sdcluster.wire.messages import Frame, Kind
@@ -20,6 +21,7 @@ from sdcluster.worker.intake import tell
 from sdcluster.worker.listener import ClusterListener
 from sdcluster.worker.listening import Listening
 from sdcluster.worker.member import Member
+from sdcluster.worker.reading import Reading
 
 LEAVE_GRACE_S = 5.0
 """How much longer than the master a worker waits for its own end, should nobody else end it."""
@@ -61,6 +63,7 @@ class ProgramMember(Member):
         """A server has ended so, and the program goes on after it."""
         self._is_overdue = False
         """At the deadline a server was still ending."""
+        self._reading: Reading | None = None
 
     def start(self) -> None:
         """Begin to listen to the master, and tell it that this worker runs."""
@@ -74,6 +77,8 @@ class ProgramMember(Member):
 
     def _begin_all(self) -> None:
         self._begin(self._channel)
+        assert self._messenger is not None
+        self._reading = Reading(self._messenger, self._in_own_loop)
         self._control.setblocking(False)
         self._own_loop.add_reader(self._control, self._read_control)
         tell(self._control, READY=1)
@@ -88,7 +93,38 @@ class ProgramMember(Member):
         """
         if threading.current_thread() is self._thread:
             raise ClusterError("listen cannot be called from a handler without an event loop")
-        return self._listening.open(request)
+        assert self._reading is not None
+        with self._reading.meanwhile():
+            return self._listening.open(request)
+
+    # Messages.
+
+    def _note_loop(self) -> None:
+        super()._note_loop()
+        if self._reading is not None:
+            with contextlib.suppress(RuntimeError):  # No loop runs here.
+                self._reading.offer()
+
+    async def request(self, message: Any, *, timeout_s: float = requests.DEFAULT_TIMEOUT_S) -> Any:
+        """Ask the master, and return its answer.
+
+        Raises `ClusterError` when there is none to come, TimeoutError when it does not come.
+        """
+        assert self._reading is not None
+        self._reading.answers()
+        return await super().request(message, timeout_s=timeout_s)
+
+    async def drain(self) -> None:
+        """Wait until the master has read enough for `send` to return True again, or is gone."""
+        assert self._reading is not None
+        self._reading.answers()
+        await super().drain()
+
+    def ask(self, message: Any, *, timeout_s: float = requests.DEFAULT_TIMEOUT_S) -> Any:
+        """As `request`, for threads that have no event loop: it waits."""
+        assert self._reading is not None
+        with self._reading.meanwhile():
+            return super().ask(message, timeout_s=timeout_s)
 
     async def alisten(self, request: Mapping[str, Any]) -> ClusterListener:
         """As `listen`, in a coroutine."""
@@ -153,6 +189,8 @@ class ProgramMember(Member):
         if self.is_leaving:
             return
         self.is_leaving = True
+        if self._reading is not None:
+            self._reading.stay()
         self._stop_listening()
         self._tell("disconnect")
         for on_leave in self._holders:

@@ -68,6 +68,7 @@ class ServiceMember(Member):
         self._control = control
         self._thread = threading.current_thread()
         self._loop = self._app_loop = loop
+        self._app_thread = threading.get_ident()
         self._begin(channel)
 
     @property
@@ -81,6 +82,11 @@ class ServiceMember(Member):
         if frame.peer == MASTER and not self._has_agent:
             raise ClusterError(NO_AGENT)
         return super()._send(frame, descriptors)
+
+    def _send_soon(self, frame: Frame) -> None:
+        if frame.peer == MASTER and not self._has_agent:
+            raise ClusterError(NO_AGENT)
+        super()._send_soon(frame)
 
     def disconnect(self) -> None:
         """Leave, as soon as another worker serves in this one's place."""

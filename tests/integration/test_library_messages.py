@@ -552,3 +552,155 @@ def test_garbage_on_the_channel_ends_its_worker_alone(play: Play, garbage: str) 
     wait_until(lambda: program.lines("got"), "the other's message")
     assert program.lines("got") == ["2 alive"]
     assert program.stop() == 0
+
+
+# The loop that reads.
+
+
+TALK = """
+    heard = []
+
+    @cluster.on("message")
+    def hear(worker, message):
+        heard.append(message)
+        say("heard", message)
+        worker.send(len(heard))
+
+    @cluster.on_request
+    def answer(worker, message):
+        return message
+"""
+
+
+def test_messages_come_after_the_loop_has_ended(play: Play) -> None:
+    """Those of the next loop are heard there, and between the two in our thread."""
+    program = played(
+        play,
+        TALK,
+        """
+    import threading
+
+    came = threading.Event()
+
+    async def main(name):
+        changed = asyncio.Event()
+
+        @cluster.on("message")
+        def hear(message):
+            changed.set()
+            came.set()
+
+        for number in range(3):
+            changed.clear()
+            cluster.worker.send([name, number])
+            await asyncio.wait_for(changed.wait(), 10)
+
+    asyncio.run(main("one"))
+    came.clear()
+    cluster.worker.send(["between", 0])
+    assert came.wait(10)
+    assert cluster.worker.ask("in a thread") == "in a thread"
+    asyncio.run(main("two"))
+    cluster.worker.disconnect()
+    time.sleep(60)
+""",
+    )
+    assert program.wait() == 0
+    expected = [*(f"['one', {number}]" for number in range(3)), "['between', 0]"]
+    assert program.lines("heard")[:4] == expected
+    assert program.lines("heard")[4:] == [f"['two', {number}]" for number in range(3)]
+
+
+def test_thread_is_answered_while_the_loop_waits_for_it(play: Play) -> None:
+    """And so is the loop itself, when it waits without turning."""
+    program = played(
+        play,
+        TALK,
+        """
+    import threading
+
+    async def main():
+        heard = asyncio.Event()
+        cluster.on("message")(lambda message: heard.set())
+        cluster.worker.send("begin")
+        await heard.wait()
+        listener = cluster.listen(("127.0.0.1", 0))
+        assert cluster.worker.ask("by the loop") == "by the loop"
+        assert await cluster.worker.request("in the loop") == "in the loop"
+        thread = threading.Thread(
+            target=lambda: cluster.worker.send(cluster.worker.ask("by a thread"))
+        )
+        thread.start()
+        thread.join()
+        heard.clear()
+        cluster.worker.send("end")
+        await heard.wait()
+        cluster.worker.disconnect()
+        await asyncio.sleep(60)
+
+    asyncio.run(main())
+""",
+    )
+    assert program.wait() == 0
+    assert program.lines("heard") == ["begin", "by a thread", "end"]
+
+
+def test_loop_of_another_thread_is_answered(play: Play) -> None:
+    """While the one that has read before is held up."""
+    program = played(
+        play,
+        TALK,
+        """
+    import threading
+
+    async def ask():
+        cluster.worker.send(await cluster.worker.request("by another loop"))
+
+    async def main():
+        cluster.on("message")(print)
+        thread = threading.Thread(target=asyncio.run, args=(ask(),))
+        thread.start()
+        thread.join()
+        cluster.worker.disconnect()
+        await asyncio.sleep(60)
+
+    asyncio.run(main())
+""",
+    )
+    assert program.wait() == 0
+    assert program.lines("heard") == ["by another loop"]
+
+
+def test_requests_in_numbers_are_answered_in_both_directions(play: Play) -> None:
+    """Each with its own answer, whoever asks."""
+    program = played(
+        play,
+        """
+    @cluster.on_request
+    def answer(worker, message):
+        return message
+
+    @cluster.on("message")
+    async def ask(worker, message):
+        numbers = list(range(500))
+        answers = await asyncio.gather(*(worker.request(number) for number in numbers))
+        say("same", answers == numbers)
+        worker.disconnect()
+""",
+        """
+    async def main():
+        @cluster.on_request
+        async def answer(message):
+            await asyncio.sleep(0)
+            return message
+
+        numbers = list(range(500))
+        answers = await asyncio.gather(*(cluster.worker.request(one) for one in numbers))
+        cluster.worker.send(answers == numbers)
+        await asyncio.sleep(60)
+
+    asyncio.run(main())
+""",
+    )
+    assert program.wait() == 0
+    assert program.lines("same") == ["True"]

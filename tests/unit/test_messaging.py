@@ -2,12 +2,15 @@
 
 import array
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import struct
+import threading
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +27,7 @@ from sdcluster.messaging import (
     LIMIT_DESCRIPTORS,
     Messenger,
 )
-from sdcluster.wire.messages import Frame, Kind, encode
+from sdcluster.wire.messages import Frame, Kind, Splitter, encode
 from unit.descriptors import count, none_leaked
 
 DEADLINE_S = 10.0
@@ -270,6 +273,132 @@ def test_frame_may_be_sent_while_one_is_told(scene: Scene) -> None:
         end.on_frame = lambda frame, end=end: end.say(b"%d" % (int(frame.body) + 1))  # type: ignore[misc]
     one.say(b"0")
     scene.until(lambda: one.frames and int(one.frames[-1].body) > 500)
+
+
+# Threads and signals.
+
+
+def test_any_thread_may_send(scene: Scene) -> None:
+    """Frames stay whole, those of a thread in order; none is left behind when the channel fills."""
+    one, other = scene.single()
+    calls: deque[Callable[[], None]] = deque()
+    own = threading.get_ident()
+    one.messenger._in_loop = lambda call: (
+        call() if threading.get_ident() == own else calls.append(call)
+    )
+
+    def pour(name: bytes) -> None:
+        for number in range(200):
+            one.say(b"%s %d " % (name, number) + b"x" * 1000)
+
+    threads = [threading.Thread(target=pour, args=(b"%d" % name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    found: list[Frame] = []
+    splitter = Splitter()
+
+    def read() -> bool:
+        while calls:
+            calls.popleft()()
+        with contextlib.suppress(BlockingIOError):
+            found.extend(splitter.feed(other.recv(1 << 20)))
+        return len(found) == 800
+
+    scene.until(read)
+    for thread in threads:
+        thread.join()
+    told = [frame.body.split()[:2] for frame in found]
+    for name in range(4):
+        numbers = [int(number) for who, number in told if int(who) == name]
+        assert numbers == list(range(200))
+
+
+class Interrupted(socket.socket):
+    """A socket during whose first call a signal handler runs."""
+
+    handler: Callable[[], object] | None = None
+
+    def sendmsg(self, *arguments: Any) -> int:
+        """Send, and be interrupted."""
+        sent = super().sendmsg(*arguments)
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler()
+        return sent
+
+
+def test_signal_handler_may_send_amid_a_send(scene: Scene) -> None:
+    """Its frame follows the one that it interrupts, of which the kernel has taken a part."""
+    one, other = scene.single(Interrupted)
+    sock = one.messenger._sock
+    assert isinstance(sock, Interrupted)
+    sock.handler = lambda: one.say(b"signal")
+    one.say(b"x" * 1_000_000)
+    data = read_all(scene, other, one)
+    bodies = [frame.body for frame in Splitter().feed(data)]
+    assert bodies == [b"x" * 1_000_000, b"signal"]
+
+
+# In numbers.
+
+
+def bodies(data: bytes) -> list[bytes]:
+    """Return what the frames say that have been sent."""
+    return [frame.body for frame in Splitter().feed(data)]
+
+
+def dialogue(scene: Scene) -> tuple[End, socket.socket]:
+    """Return an end that has just been told two frames at once, and the other one."""
+    one, other = scene.single()
+    other.sendall(2 * encode(Frame(Kind.REQUEST)))
+    scene.until(lambda: len(one.frames) == 2)
+    return one, other
+
+
+def test_gathered_frames_go_when_they_are_flushed(scene: Scene) -> None:
+    """Only the first one asks for that."""
+    one, other = dialogue(scene)
+    asked = [one.messenger.gather(Frame(Kind.REPLY, b"%d" % number)) for number in range(3)]
+    assert asked == [True, False, False]
+    with pytest.raises(BlockingIOError):
+        other.recv(1, socket.MSG_DONTWAIT)
+    assert one.messenger.waiting_bytes == 3 * 17
+    one.messenger.flush()
+    assert bodies(other.recv(1000)) == [b"0", b"1", b"2"]
+    assert one.messenger.waiting_bytes == 0
+    one.messenger.flush()
+    assert one.messenger.gather(Frame(Kind.REPLY))
+
+
+def test_gathered_frames_go_before_what_is_sent(scene: Scene) -> None:
+    """The order stays, and they do not wait any longer."""
+    one, other = dialogue(scene)
+    one.messenger.gather(Frame(Kind.REPLY, b"first"))
+    one.say(b"second")
+    assert bodies(other.recv(1000)) == [b"first", b"second"]
+
+
+def test_frame_is_not_gathered_where_frames_come_one_by_one(scene: Scene) -> None:
+    """It would only come later."""
+    one, other = scene.single()
+    assert not one.messenger.gather(Frame(Kind.REPLY, b"at once"))
+    assert bodies(other.recv(1000)) == [b"at once"]
+
+
+def test_gathered_frames_are_few(scene: Scene) -> None:
+    """What is more than the kernel is given at a time goes at once."""
+    one, other = dialogue(scene)
+    asked = [one.messenger.gather(Frame(Kind.REPLY, b"x" * 40_000)) for _ in range(2)]
+    assert asked == [True, False]
+    assert len(other.recv(100_000)) == 2 * 40_016
+
+
+def test_frame_is_not_gathered_for_nobody(scene: Scene) -> None:
+    """Its sender is told."""
+    one, _ = dialogue(scene)
+    one.messenger.close()
+    with pytest.raises(BrokenPipeError):
+        one.messenger.gather(Frame(Kind.REPLY))
 
 
 # Too much.

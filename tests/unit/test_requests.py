@@ -1,6 +1,8 @@
 """Requests and their answers, with frames that go nowhere."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,6 +66,22 @@ def test_all_that_wait_can_be_told_that_nothing_comes() -> None:
     requests = Requests(lambda _: requests.fail("it is gone"))
     with pytest.raises(ClusterError, match="it is gone"):
         asyncio.run(requests.ask("a", timeout_s=5))
+
+
+def test_answer_may_come_in_another_thread() -> None:
+    """It wakes the loop of the one that asked; so does the news that none will come."""
+    sent: list[Frame] = []
+    requests = Requests(sent.append)
+
+    async def ask(end: Callable[[], object]) -> Any:
+        asked = asyncio.ensure_future(requests.ask("a", timeout_s=5))
+        await asyncio.sleep(0)
+        threading.Thread(target=end).start()
+        return await asked
+
+    assert asyncio.run(ask(lambda: requests.settle(reply(sent[-1].number, "b"), []))) == "b"
+    with pytest.raises(ClusterError, match="it is gone"):
+        asyncio.run(ask(lambda: requests.fail("it is gone")))
 
 
 def test_handler_answers_with_what_it_returns() -> None:
