@@ -26,6 +26,7 @@ NO_ROOM_RETRY_S = 0.05
 """How long to wait when the kernel has no room for what the other end would take."""
 
 _NO_ROOM = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
+_CTRUNC = int(socket.MSG_CTRUNC)  # As an enum it costs as much as a system call.
 _CHUNK_BYTES = 64 * 1024
 _READS_PER_TURN = 8
 _ANCILLARY_BYTES = space(64)
@@ -414,5 +415,5 @@ class Messenger:
 
 
 def _check_arrived(flags: int) -> None:
-    if flags & socket.MSG_CTRUNC:
+    if flags & _CTRUNC:
         raise ProtocolError("descriptors did not arrive")

@@ -28,6 +28,9 @@ Answer: TypeAlias = tuple[Frame, list[int]]
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 _DECODE = json.JSONDecoder().raw_decode
 
+_PLAIN = {dict, list, str, int, float, bool, type(None)}
+"""What is no coroutine, without a closer look."""
+
 logger = logging.getLogger("sdcluster")
 
 
@@ -112,7 +115,7 @@ class Requests:
         Raises `ClusterError` when there is none to come, TimeoutError when it does not come.
         """
         asker = _Asker()
-        number = self._ask(self._send_soon, Frame(Kind.REQUEST, encode(message), peer), asker)
+        number = self._ask(self._send_soon, Kind.REQUEST, encode(message), peer, asker)
         timer = asker.loop.call_later(timeout_s, asker.time_out)
         try:
             frame, _ = await asker.future
@@ -133,12 +136,14 @@ class Requests:
     def send(self, kind: Kind, body: bytes, peer: int = 0) -> "tuple[int, Future[Answer]]":
         """Send a request; return its number, and what will hold the answer."""
         future: Future[Answer] = Future()
-        return self._ask(self._send, Frame(kind, body, peer), future), future
+        return self._ask(self._send, kind, body, peer, future), future
 
     def _ask(
         self,
         send: Callable[[Frame], object],
-        frame: Frame,
+        kind: Kind,
+        body: bytes,
+        peer: int,
         asker: "Future[Answer] | _Asker",
     ) -> int:
         with self._lock:
@@ -146,7 +151,7 @@ class Requests:
             number = self._numbers
             self._waiting[number] = asker
         try:
-            send(frame._replace(number=number))
+            send(Frame(kind, body, peer, number))
         except BaseException:
             self.forget(number)
             raise
@@ -198,7 +203,7 @@ def begin_answer(
         result = handler(*arguments)
     except Exception as error:
         return _failure(number, error)
-    if result is not None and inspect.isawaitable(result):
+    if type(result) not in _PLAIN and inspect.isawaitable(result):
         return _answer_later(number, result)
     return _reply(number, result)
 

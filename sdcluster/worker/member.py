@@ -376,7 +376,7 @@ class Member:
 
     def _send_answer(self, reply: Frame, frame: Frame) -> None:
         try:
-            self._send_soon(reply._replace(peer=frame.peer))
+            self._send_soon(reply if reply.peer == frame.peer else reply._replace(peer=frame.peer))
         except ClusterError as error:
             self._send(refusal(frame.number, str(error), peer=frame.peer))
 
