@@ -342,13 +342,13 @@ class Messenger:
             return 0
         except OSError:
             data, ancillary, flags = b"", [], 0
-        self._descriptors.extend(attached(ancillary))
+        if ancillary:
+            self._descriptors.extend(attached(ancillary))
         if not data:
             self._end("")
             return 0
         try:
-            _check_arrived(flags)
-            self._tell_frames(data)
+            self._tell_frames(data, flags)
         except ProtocolError as error:
             self._end(str(error))
         return len(data)
@@ -359,7 +359,9 @@ class Messenger:
             while not self._is_over() and self._read():
                 pass
 
-    def _tell_frames(self, data: bytes) -> None:
+    def _tell_frames(self, data: bytes, flags: int) -> None:
+        if flags & _CTRUNC:
+            raise ProtocolError("descriptors did not arrive")
         for frame in self._splitter.feed(data):
             descriptors = self._take(frame.attached) if frame.attached else []
             try:
@@ -412,8 +414,3 @@ class Messenger:
                 return
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # So that the other loop looks, and lets go.
-
-
-def _check_arrived(flags: int) -> None:
-    if flags & _CTRUNC:
-        raise ProtocolError("descriptors did not arrive")
