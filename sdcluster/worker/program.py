@@ -101,7 +101,7 @@ class ProgramMember(Member):
 
     def _note_loop(self) -> None:
         super()._note_loop()
-        if self._reading is not None:
+        if self._reading is not None and os.getpid() == self.pid:  # Not in a fork of this worker.
             with contextlib.suppress(RuntimeError):  # No loop runs here.
                 self._reading.offer()
 

@@ -704,3 +704,39 @@ def test_requests_in_numbers_are_answered_in_both_directions(play: Play) -> None
     )
     assert program.wait() == 0
     assert program.lines("same") == ["True"]
+
+
+def test_fork_of_a_worker_takes_none_of_its_messages(play: Play) -> None:
+    """Though it has a loop, with a handler, before the worker itself has."""
+    program = played(
+        play,
+        TALK,
+        """
+    ready, tell_ready = os.pipe()
+
+    async def fork():
+        cluster.on("message")(lambda message: os._exit(7))
+        os.write(tell_ready, b"1")
+        await asyncio.sleep(60)
+
+    async def main():
+        child = os.fork()
+        if not child:
+            asyncio.run(fork())
+        os.read(ready, 1)
+        heard = asyncio.Event()
+        cluster.on("message")(lambda message: heard.set())
+        for number in range(20):
+            heard.clear()
+            cluster.worker.send(number)
+            await asyncio.wait_for(heard.wait(), 10)
+        os.kill(child, signal.SIGKILL)
+        cluster.worker.send(os.waitpid(child, 0)[1])
+        cluster.worker.disconnect()
+        await asyncio.sleep(60)
+
+    asyncio.run(main())
+""",
+    )
+    assert program.wait() == 0
+    assert program.lines("heard") == [*map(str, range(20)), "9"]
