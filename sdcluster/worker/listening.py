@@ -8,11 +8,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from sdcluster import attachment
-from sdcluster.requests import Requests, encode
+from sdcluster.errors import ClusterError
+from sdcluster.requests import Answer, Requests, encode
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.connection import Connection, Tally
 from sdcluster.worker.datagrams import DatagramSocket
@@ -41,13 +42,23 @@ class Listening:
         self._ends = {"worker"}
         """Who ends: a listener may end with its worker, or with the cluster."""
         self._turns = 0
+        """How often `stop` was called."""
+        self._asking: set[Future[Answer]] = set()
         self._open: deque[None] = deque()
         """An entry for each open connection: without a lock, as one may end in the collector."""
 
     def open(self, request: Mapping[str, Any]) -> ClusterListener:
-        """Return a socket that listens where `request` says. Raises OSError."""
+        """Return a socket that listens where `request` says. Raises OSError.
+
+        A worker that is to leave is interrupted here as anywhere: the master may not answer it.
+        """
         with self._asked(request) as future:
-            return self._opened(*future.result(TIMEOUT_S))
+            try:
+                return self._opened(*future.result(TIMEOUT_S))
+            except CancelledError:
+                if threading.current_thread() is threading.main_thread():
+                    raise KeyboardInterrupt from None
+                raise ClusterError("this worker is to leave, and listens no more") from None
 
     async def aopen(self, request: Mapping[str, Any]) -> ClusterListener:
         """As `open`, in a coroutine, which can be cancelled."""
@@ -56,14 +67,20 @@ class Listening:
                 return self._opened(*await asyncio.wrap_future(future))
 
     @contextlib.contextmanager
-    def _asked(self, request: Mapping[str, Any]) -> "Iterator[Future[tuple[Frame, list[int]]]]":
+    def _asked(self, request: Mapping[str, Any]) -> "Iterator[Future[Answer]]":
         """Ask the master; what comes when the body has ended is let go."""
         body = encode({**request, "turn": self._turn(request)})
         number, future = self._requests.send(Kind.LISTEN, body)
+        with self._lock:
+            self._asking.add(future)
+        if self._turns:
+            future.cancel()
         try:
             yield future
         finally:
             self._requests.forget(number)
+            with self._lock:
+                self._asking.discard(future)
 
     def _opened(self, frame: Frame, descriptors: list[int]) -> ClusterListener:
         told = json.loads(frame.body)
@@ -143,6 +160,10 @@ class Listening:
         that, and this is to be called again.
         """
         self._turns += 1
+        with self._lock:
+            asking = list(self._asking)
+        for future in asking:
+            future.cancel()
         is_late = self._turns > MAX_SHARES
         goes_on = False
         for listener in self._known():

@@ -457,3 +457,30 @@ else:
     assert program.lines("master") == ["to the master", "again"]
     assert program.lines("worker") == ["to the worker", "again"]
     assert program.lines("never") == []
+
+
+@pytest.mark.parametrize("way", ["asyncio.run(ask())", "ask_now()"])
+def test_worker_that_leaves_while_it_asks_to_listen_is_interrupted(play: Play, way: str) -> None:
+    """It does not wait for an answer that nobody may give."""
+    source = """
+def ask_now():
+    cluster.worker.send("asks")
+    while not cluster.worker.is_leaving:
+        time.sleep(0.001)
+    say("port", cluster.listen("127.0.0.1:{taken}"))
+
+async def ask():
+    ask_now()
+
+if cluster.is_master:
+    cluster.on("message")(lambda worker, message: worker.disconnect())
+    cluster.on("exit")(lambda worker, code, signal: say("exit", code, signal))
+    cluster.fork()
+    cluster.run()
+else:
+    {way}
+""".replace("{way}", way)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        program = play(source.replace("{taken}", str(other.getsockname()[1])))
+        assert program.wait() == 0
+        assert program.lines("exit") == ["0 None"] and not program.lines("port")
