@@ -15,6 +15,8 @@ from waiting import at_once, wait_until
 
 from sdcluster.cache import Cache, CacheError, connect, embedded, entries
 
+pytestmark = pytest.mark.usefixtures("one_name")
+
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount and to be another")
 
 
@@ -55,7 +57,6 @@ def test_processes_lose_no_increment(url: str, cache: Cache, share: Share) -> No
 WRITES = """
 import random
 
-pytestmark = pytest.mark.usefixtures("one_name")
 number = 0
 while True:
     number += 1
