@@ -220,7 +220,8 @@ def broadcast(message: Any, *, everywhere: bool = False) -> bool:
 
     A worker may do that too, and gets it as the others do. `everywhere` is to the workers of all
     machines that have the instance's name and share its cache, in Redis or Valkey; those that are
-    not connected to that at the moment miss it. Raises `ClusterError` when it cannot be sent.
+    not connected to that at the moment miss it. Raises `ClusterError` when it cannot be sent, or
+    one of the master's workers takes no more; all others have it then.
     """
     return _here("broadcast").broadcast(message, everywhere=everywhere)
 

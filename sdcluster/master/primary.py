@@ -171,12 +171,23 @@ class Primary:
         return self._everywhere
 
     def _send_all(self, frame: Frame) -> bool:
+        """Send every worker a frame; raise what one of them did when all others have it."""
         try:
             data = messages.encode(frame)
         except ProtocolError as error:
             raise ClusterError(f"cannot send to the workers: {error}") from error
-        sent = [one._send_encoded(data) for one in self.workers.values() if one.is_connected]
-        return all(sent)
+        has_room, failure = True, None
+        for worker in self.workers.values():
+            if not worker.is_connected:
+                continue
+            try:
+                has_room = worker._send_encoded(data) and has_room
+            except ClusterError as error:
+                if not isinstance(error.__cause__, BrokenPipeError):  # Else its exit follows.
+                    failure = error
+        if failure is not None:
+            raise failure
+        return has_room
 
     def on_signal(self, number: int, function: Callable[[], Any]) -> None:
         """Call a function, in the loop, when this process gets a signal."""

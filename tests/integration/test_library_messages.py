@@ -325,6 +325,61 @@ def test_broadcast_reaches_every_worker(play: Play) -> None:
     assert program.lines("sent") == ["True"]
 
 
+def test_broadcast_reaches_the_others_when_one_does_not_read(play: Play) -> None:
+    """That one is the first, and as much waits for it as may; the caller is told of it."""
+    program = played(
+        play,
+        """
+    first, second = cluster.fork(), cluster.fork()
+    online, failed, sent = [], [], []
+
+    @cluster.on("online")
+    def begin(worker):
+        online.append(worker)
+        if len(online) == 2:
+            first.kill(signal.SIGSTOP)
+            send()
+
+    def send():
+        sent.append(1)
+        try:
+            cluster.broadcast("x" * 1_000_000)
+        except ClusterError as error:
+            failed.append(error)
+        second.send("count")
+
+    @second.on("message")
+    def count(number):
+        if len(failed) < 3:
+            send()
+        else:
+            say("failed", failed[-1])
+            say("missed", len(sent) - number)
+            first.kill(signal.SIGKILL)
+            second.kill()
+""",
+        """
+    import time
+    count = 0
+
+    @cluster.on_message
+    def hear(message):
+        global count
+        if message == "count":
+            cluster.worker.send(count)
+        else:
+            count += 1
+
+    time.sleep(60)
+""",
+        forks=0,
+    )
+    program.wait()
+    (failed,) = program.lines("failed")
+    assert failed.startswith("cannot send to worker 1")
+    assert program.lines("missed") == ["0"]
+
+
 ASK_ALL = """
     import logging
     logging.basicConfig(level=logging.CRITICAL)
