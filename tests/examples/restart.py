@@ -11,9 +11,12 @@ def replace(workers):
     if workers:
         old, *others = workers
 
-        @cluster.fork().on("listening", once=True)
+        new = cluster.fork()
+
+        @new.on("listening", once=True)
         def leave(address):
-            old.disconnect()
+            surplus = new if old.exited_after_disconnect else old  # Two signals may have come.
+            surplus.disconnect()
             replace(others)
 
 

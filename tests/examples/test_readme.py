@@ -52,3 +52,28 @@ def test_steps_work_together(run: Run) -> None:
     wait_until(lambda: not example.answers("(Hello|Good day)", 1) - {"Good day"}, "the new code")
     wait_until(lambda: not example.pids() & old, "the end of the old")
     assert example.stop() == 0
+
+
+SHOW = """
+    @cluster.every(0.05)
+    def show():
+        print("Workers:", *cluster.workers)
+
+"""
+
+
+def test_restarts_that_overlap_leave_as_many_workers_as_before(run: Run) -> None:
+    """The second begins before the first has replaced anybody."""
+    call = "replace(list(cluster.workers.values()))"
+    source = whole().replace(call, f"{call}; {call}").replace(RUN, SHOW + RUN)
+    example = run("app", source=source)
+    old = {str(number + 1) for number in range(CPUS)}
+    example.pids()
+    example.signal(signal.SIGUSR2)
+
+    def is_over() -> bool:
+        workers = re.findall(r"(?m)^Workers: (.*)\n", example.log())[-1].split()
+        return len(workers) == CPUS and old.isdisjoint(workers)
+
+    wait_until(is_over, "new workers, as many as the old")
+    assert example.stop() == 0
