@@ -1,13 +1,16 @@
 """A cluster in one file, as Node's `cluster` has it: the same script is the master and each worker.
 
-from sdcluster import cluster
+    from sdcluster import cluster
 
-if cluster.is_master:
-    for _ in range(4):
-        cluster.fork()
-    cluster.run()
-else:
-    ...  # cluster.listen("127.0.0.1:8000") is a socket that all workers share
+    if cluster.is_master:
+        for _ in range(4):
+            cluster.fork()
+        cluster.run()
+    else:
+        ...  # cluster.listen("127.0.0.1:8000") is a socket that all workers share
+
+The workers and the agent of a service use the same names; what is for the master alone is a
+`ClusterError` there.
 """
 
 import asyncio
@@ -121,8 +124,12 @@ def setup_master(
     """Change what later forks are made of; what is not named stays as it is.
 
     `script` is the program of the workers, a file or `-m` and a module; `args` are its arguments.
+    `scheduling` is `round-robin` or `shared`, and stays from the first fork on; where the program
+    does not set it, SDCLUSTER_SCHEDULING does. A worker that leaves has `drain_timeout_s`, 30 by
+    default.
     `ready` is what a worker has to be for the service to count as started: `listening`, or
-    `online` for programs that do not listen.
+    `online` for programs that do not listen. Raises `ClusterError` for what cannot be set, and in a
+    worker.
     """
     _master("setup_master").setup(
         script=script,
@@ -151,8 +158,10 @@ def on(event: str) -> Callable[[Any], Any]:
     """Return a decorator for a handler, a function or a coroutine function, of an event.
 
     Of the master's: `setup`, `fork`, `online`, `listening`, `message`, `disconnect`, `exit`; of the
-    agent's `message`, `online`, `disconnect`; each is given the worker first. Of a worker's:
-    `message`, `disconnect`; in a service `message`. Raises ValueError for others.
+    agent's `message`, `online`, `disconnect`. Each is given the worker, and then what there is to
+    it: `listening` the address, `message` the message, `exit` the exit status and the signal's
+    name, of which one is None; `setup` is given the settings alone. Of a worker's: `message`,
+    `disconnect`; in a service `message`. Raises ValueError for others.
 
     A program's handler of `message` that takes one argument more is given the socket that came with
     the message, and owns it; where it has to have that argument, it is None for other messages. A
@@ -287,10 +296,11 @@ def serve(
     """Serve an ASGI or WSGI app in a worker, until that is to leave and its requests are answered.
 
     It runs uvicorn on an event loop of its own, uvloop's where that is installed, and listens where
-    `listen` would, once the app has started. When the worker is to leave, each connection gets one
-    more answer, with `Connection: close`; what is open at the drain time-out is closed. Then the
-    program goes on, and should end soon. `interface` is `auto`, `asgi` or `wsgi`; `threads` are for
-    WSGI, `max_connections` is as for `listen`, the others are as in sdcluster.toml(5).
+    `listen` would, once the app has started; `address` may be a list of several. When the worker is
+    to leave, each connection gets one more answer, with `Connection: close`; what is open at the
+    drain time-out is closed. Then the program goes on, and should end soon. `interface` is `auto`,
+    `asgi` or `wsgi`; `threads` are for WSGI, `max_connections` is as for `listen`, the others are
+    as in sdcluster.toml(5).
 
     Raises OSError when it cannot listen, and `ClusterError` when the app does not start, uvicorn or
     for WSGI a2wsgi is missing, or this is no worker of a program.

@@ -2,7 +2,7 @@
 
     b"c" * n    n connections, attached as n file descriptors (SCM_RIGHTS, unix(7))
     b"a"        admitted: accept from the listeners you hold
-    b"f"        finish: the cluster stops, and with it listeners that nobody else has; to a program
+    b"f"        finish, to the workers of a program: the cluster stops, and with it its listeners
     end of file no more connections will come: answer what you have, then exit
 
 The end of file is one rule for three cases: the master retires the worker (it shuts down its

@@ -1,6 +1,7 @@
 """The scoreboard: a page of counters that a worker writes and the master reads, without a call.
 
-One page (a sealed memfd) per worker, so that a worker can damage only what is said of itself.
+One page (a sealed memfd) per worker, or in a program per listener that a worker has, so that a
+worker can damage only what is said of itself.
 Each field is an aligned 64-bit word: on the machines Linux runs on, such a word is read whole.
 The writer is the worker, but for `WAITING`.
 """
