@@ -45,7 +45,14 @@ class SpawnWorker:
 
 @dataclass(frozen=True, slots=True)
 class AdmitWorker:
-    """Give the worker connections from now on."""
+    """Give the worker connections from now on; an agent what is for the agent."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class EntrustAgent:
+    """Have the agent do what is to be done every so often: no other is alive that did it."""
 
     worker: WorkerId
 
@@ -151,6 +158,7 @@ Action: TypeAlias = (
     | KillMold
     | SpawnWorker
     | AdmitWorker
+    | EntrustAgent
     | RetireWorker
     | AbortWorker
     | KillWorker

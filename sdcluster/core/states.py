@@ -131,6 +131,8 @@ class Worker:
     """Why it leaves, once that is known."""
     failure: str = ""
     """What it said of itself before it exited."""
+    entrusted: bool = False
+    """An agent does what is to be done every so often."""
 
 
 @dataclass(slots=True)

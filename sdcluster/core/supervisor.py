@@ -10,6 +10,7 @@ in which `_settle` applies them after every event:
 5. Slots are added or removed (`_resize`).
 6. Vacant slots are filled, all at once (`_fill`).
 7. One slot, and never two, has its serving worker replaced by choice (`_replace_one`).
+8. The agent is entrusted with its work once the ones before it are dead (`_entrust`).
 
 How a reload ends, and each one does (`_advance`, `_fail_reload`): with success once every wanted
 slot, and then each one that the new config adds (`_grow`), has served the new generation for a
@@ -348,6 +349,7 @@ class Supervisor:
         self._resize()
         self._fill()
         self._replace_one()
+        self._entrust()
 
     def _expire(self) -> None:
         for worker in list(self.workers.values()):
@@ -568,6 +570,14 @@ class Supervisor:
                 if slot.successor is not None:
                     self._retire(slot.successor, ExitReason.RELOAD)
                 self._spawn(slot)
+
+    def _entrust(self) -> None:
+        """Let the agent work that serves: one that leaves may still be at it until it is dead."""
+        slot = self.slots.get(AGENT)
+        if slot is None or slot.serving is None or slot.leaving or slot.serving.entrusted:
+            return
+        slot.serving.entrusted = True
+        self._do(act.EntrustAgent(slot.serving.id))
 
     # The end.
 

@@ -167,6 +167,8 @@ class Cluster:
             case act.AdmitWorker(worker):
                 self._admit(workers[worker])
                 chronicle.worker_serves(workers[worker])
+            case act.EntrustAgent(worker):
+                self._entrust(worker)
             case act.RetireWorker(worker, reason):
                 self._retire(worker, reason.value)
             case act.AbortWorker(worker, text):
@@ -246,13 +248,16 @@ class Cluster:
         self._relay.given(worker)
 
     def _admit(self, process: WorkerProcess) -> None:
-        if process.is_agent:
-            process.channel.admit()
-        else:
+        if not process.is_agent:
             self._traffic.admit(process)
         self._relay.joins(
             process.id, slot=process.slot, generation=process.generation, pid=process.pid
         )
+
+    def _entrust(self, worker: WorkerId) -> None:
+        process = self.children.workers.get(worker)
+        if process is not None:  # Else it has just died, which the supervisor learns next.
+            process.channel.admit()
 
     def _retire(self, worker: WorkerId, reason: str) -> None:
         process = self.children.workers.get(worker)

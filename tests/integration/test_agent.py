@@ -208,6 +208,27 @@ def agent():
     assert done == sorted(done, key=list(dict.fromkeys(done)).index), "both did it at a time"
 
 
+def test_job_under_way_keeps_the_next_agent_waiting(start: Start) -> None:
+    """Two agents never do it at a time, however long the old one still takes."""
+    agent = """
+def agent():
+    say("agent", os.getpid())
+
+    @cluster.every(0.01)
+    async def work():
+        say("begins", os.getpid())
+        await asyncio.sleep(0.5)
+        say("ends", os.getpid())
+"""
+    instance = start(SERVER + agent, config=CONFIG)
+    for count in range(1, 4):
+        instance.wait_log(f"begins {wait_agents(instance, count)[-1]}\n")
+        assert instance.reload().returncode == 0
+    lines = re.findall(r"^(begins|ends) (\d+)$", instance.log(), re.MULTILINE)
+    for begun, ended in zip(lines[::2], lines[1::2], strict=False):
+        assert (begun, ended) == (("begins", begun[1]), ("ends", begun[1]))
+
+
 def test_job_that_takes_long_does_not_pile_up(start: Start) -> None:
     """A time that comes while the job still runs is left out."""
     agent = """

@@ -148,6 +148,11 @@ def spawn(worker: int, slot: int, generation: int) -> act.SpawnWorker:
     return act.SpawnWorker(WorkerId(worker), Slot(slot), Generation(generation))
 
 
+def entrust(worker: int) -> act.EntrustAgent:
+    """Have the agent do what is to be done every so often."""
+    return act.EntrustAgent(WorkerId(worker))
+
+
 def admit(worker: int) -> act.AdmitWorker:
     """Order to give a worker connections."""
     return act.AdmitWorker(WorkerId(worker))

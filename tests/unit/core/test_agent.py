@@ -7,7 +7,9 @@ from unit.core.drive import (
     Drive,
     admit,
     booting,
+    entrust,
     exited,
+    hung,
     mold_ready,
     mold_started,
     policy,
@@ -39,13 +41,13 @@ def test_cluster_is_ready_when_its_agent_is() -> None:
     """Workers alone do not make it so, as they may ask the agent."""
     drive = booting(1, agent=True)
     assert drive.tell(ready(2)) == [admit(2)]
-    assert drive.tell(ready(1)) == [admit(1), act.AnnounceReady()]
+    assert drive.tell(ready(1)) == [admit(1), act.AnnounceReady(), entrust(1)]
 
 
 def test_agent_is_no_worker_in_what_is_counted() -> None:
     """It makes nobody think that a worker serves."""
     drive = booting(2, agent=True)
-    assert drive.tell(ready(1)) == [admit(1)]
+    assert drive.tell(ready(1)) == [admit(1), entrust(1)]
     assert drive.supervisor.ready == 0
 
 
@@ -85,7 +87,24 @@ def test_reload_replaces_the_agent_first() -> None:
     assert drive.tell(mold_ready(2)) == [spawn(3, AGENT, 2)]
     drive.tell(ready(3))
     assert drive.wait(1) == [admit(3), retire(1, ExitReason.RELOAD), progress(3, AGENT, 2, 1, 2)]
-    assert drive.tell(exited(1))[1:] == [spawn(4, 0, 2)]
+    assert drive.tell(exited(1))[1:] == [spawn(4, 0, 2), entrust(3)]
+
+
+def test_agent_works_once_the_one_before_is_dead() -> None:
+    """What that one is still at is not done by another beside it."""
+    drive = started()
+    drive.tell(ev.ReloadRequested(), mold_started(2, policy(1, agent=True)), mold_ready(2))
+    drive.tell(ready(3))
+    assert entrust(3) not in drive.wait(1)
+    assert drive.tell(exited(1))[-1] == entrust(3)
+
+
+def test_agent_that_hangs_keeps_the_next_one_from_its_work() -> None:
+    """Until it is dead: it may come to itself."""
+    drive = started()
+    assert drive.tell(hung(1))[-1] == spawn(3, AGENT, 1)
+    assert drive.tell(ready(3)) == [admit(3)]
+    assert drive.tell(exited(1))[-1] == entrust(3)
 
 
 def test_agent_that_does_not_start_fails_the_reload() -> None:
@@ -102,7 +121,8 @@ def test_agent_that_the_new_config_adds_comes_first() -> None:
     drive = running(1)
     drive.tell(ev.ReloadRequested(), mold_started(2, policy(1, agent=True)))
     assert drive.tell(mold_ready(2)) == [spawn(2, AGENT, 2)]
-    assert drive.tell(ready(2)) == [admit(2), progress(2, AGENT, 2, 1, 2), spawn(3, 0, 2)]
+    told = drive.tell(ready(2))
+    assert told == [admit(2), progress(2, AGENT, 2, 1, 2), spawn(3, 0, 2), entrust(2)]
 
 
 def test_agent_that_was_added_goes_with_a_rollback() -> None:

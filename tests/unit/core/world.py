@@ -41,6 +41,8 @@ class WorkerProcess:
     is_struck: bool = False
     """Aborted, or killed."""
     is_killed: bool = False
+    is_entrusted: bool = False
+    """As an agent, with what is to be done every so often."""
 
     @property
     def serves(self) -> bool:
@@ -177,6 +179,8 @@ class World:
                 self._spawn(WorkerProcess(worker, slot, generation))
             case act.AdmitWorker(worker):
                 self._admit(self.workers[worker])
+            case act.EntrustAgent(worker):
+                self._entrust(self.workers[worker])
             case act.RetireWorker(worker, reason):
                 self._retire(self.workers[worker], reason)
             case act.AbortWorker(worker) | act.KillWorker(worker):
@@ -243,6 +247,11 @@ class World:
         self._admitted.add(process.id)
         process.is_admitted = True
         self.excused.discard(process.slot)
+
+    def _entrust(self, process: WorkerProcess) -> None:
+        assert process.slot == AGENT and process.serves
+        assert not any(one.is_entrusted for one in self.workers.values()), "two agents work"
+        process.is_entrusted = True
 
     def _retire(self, process: WorkerProcess, reason: ExitReason) -> None:
         assert process.retired is None and not process.is_struck
