@@ -73,6 +73,11 @@ class Agent(Member):
         self._repeated: list[Repeating] = []
         self._is_admitted = False
 
+    @property
+    def name(self) -> str:
+        """What messages for people call it."""
+        return "the agent"
+
     def join(self, messages: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         """Be the agent from now on, in the loop that runs."""
         self._thread = threading.current_thread()

@@ -116,18 +116,16 @@ class Member:
         """Return the channel, which any thread may send on. Raises `ClusterError`."""
         if self._messenger is None:
             raise ClusterError("nothing can be sent yet: the app is being imported")
-        if os.getpid() != self.pid:
-            raise ClusterError(f"this process is not worker {self.id}, but was forked by it")
+        self._require_own_process()
         return self._messenger
 
     def _call(self, function: Callable[[], T]) -> T:
         """Run a function in the thread that speaks to the master, and return its result."""
-        if threading.current_thread() is self._thread:
-            return function()
         if self._loop is None:
             raise ClusterError("nothing can be sent yet: the app is being imported")
-        if os.getpid() != self.pid:
-            raise ClusterError(f"this process is not worker {self.id}, but was forked by it")
+        self._require_own_process()
+        if threading.current_thread() is self._thread:
+            return function()
         future: Future[T] = Future()
 
         def run() -> None:
@@ -138,6 +136,10 @@ class Member:
 
         self._loop.call_soon_threadsafe(run)
         return future.result()
+
+    def _require_own_process(self) -> None:
+        if self._loop is not None and os.getpid() != self.pid:
+            raise ClusterError(f"this process is not {self.name}, but was forked by it")
 
     # Events.
 
@@ -280,6 +282,7 @@ class Member:
         """Return the channel of all machines. Raises `ClusterError` when there is none."""
         from sdcluster.everywhere import Everywhere
 
+        self._require_own_process()  # In another one no thread would send what is published.
         with self._order:
             if self._everywhere is None:
                 self._everywhere = Everywhere(os.environ["SDCLUSTER_INSTANCE"])

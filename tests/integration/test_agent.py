@@ -605,3 +605,32 @@ async def agent():
         client.getresponse().read()
     instance.wait_log("has room again True\n")
     instance.wait_log(f"heard {stuck} last\n")
+
+
+@pytest.mark.parametrize("who", ["worker 2", "the agent"])
+def test_child_of_a_process_has_no_messages(start: Start, who: str) -> None:
+    """It has the channel as well, and would write into what the process itself writes there."""
+    source = """
+def fork(word):
+    pid = os.fork()
+    if pid == 0:
+        for everywhere in (False, True):
+            try:
+                cluster.broadcast(word, everywhere=everywhere)
+            except BaseException as error:
+                say("child:", error)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+async def tell(word):
+    return fork(word)
+
+def agent():
+    cluster.on_request(lambda worker, message: fork(message))
+"""
+    config = CONFIG.replace("workers = 2", "workers = 1")
+    instance = start(SERVER + source, config=config, env={"SDCLUSTER_CACHE": "redis://127.0.0.1:1"})
+    assert get(instance, "/ask?hello" if who == "the agent" else "/tell?hello") == 0
+    error = f"child: this process is not {who}, but was forked by it\n"
+    assert instance.log().count(error) == 2
+    assert heard(instance) == []
