@@ -276,8 +276,9 @@ def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
 
 
 def _be_agent(prepare: frames.Prepare, control: socket.socket, descriptors: Sequence[int]) -> None:
-    side.member, side.agent = None, agent.Agent()
+    # While it is imported, as in a mold that preloads: the handlers of an app are its workers'.
     function = loader.load_agent(prepare.agent)
+    side.member, side.agent = None, agent.Agent()
     logs.promote()
     agent.serve(
         function,

@@ -165,6 +165,27 @@ def test_message_to_the_agent_names_its_worker(start: Start) -> None:
     assert re.search(r'^told (2 0|3 1) "hello"$', told, re.MULTILINE)
 
 
+@pytest.mark.parametrize("preload", [True, False])
+def test_handlers_of_the_app_are_not_the_agents(start: Start, preload: bool) -> None:
+    """Also when the agent imports the app for itself, as it is in that module."""
+    tell = """
+async def tell(word):
+    return cluster.agent.send(word)
+
+cluster.on_request(lambda message: "a worker's")
+"""
+    agent = """
+def agent():
+    cluster.on_message(lambda worker, message: say("told", worker.id))
+"""
+    config = CONFIG + f"preload = {str(preload).lower()}\n"
+    instance = start(SERVER + tell + agent, config=config)
+    assert get(instance, "/tell?hello") is True
+    log = instance.wait_log("told ")
+    assert "heard " not in log and "a handler of 'message' failed" not in log
+    assert "nobody answers requests there" in str(get(instance, "/ask?hello"))
+
+
 @pytest.mark.parametrize("who", ["the agent", "a worker"])
 def test_broadcast_reaches_every_worker(start: Start, who: str) -> None:
     """Whoever sends it, and the one that sends it as well."""
