@@ -182,9 +182,13 @@ class Requests:
 
 def _content(frame: Frame) -> Any:
     """Return what an answer says. Raises `ClusterError` when it says why there is none."""
+    try:
+        content = decode(frame.body)
+    except ProtocolError as error:
+        raise ClusterError(f"the answer cannot be read: {error}") from error
     if frame.kind is Kind.ERROR:
-        raise ClusterError(str(decode(frame.body)))
-    return decode(frame.body)
+        raise ClusterError(str(content))
+    return content
 
 
 async def answer(handler: Callable[..., Any] | None, number: int, *arguments: Any) -> Frame:

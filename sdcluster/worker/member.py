@@ -6,6 +6,7 @@ the loop that the channel to the master is on, and in whom they speak to.
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from sdcluster.everywhere import Everywhere
 
 T = TypeVar("T")
+
+logger = logging.getLogger("sdcluster")
 
 
 class Member:
@@ -333,7 +336,11 @@ class Member:
     def _received(self, frame: Frame, descriptors: list[int]) -> None:
         match frame.kind:
             case Kind.MESSAGE:
-                self._take_message(self._arguments(frame), self._connection(descriptors))
+                try:
+                    self._take_message(self._arguments(frame), self._connection(descriptors))
+                except ProtocolError as error:
+                    # The master passes on what it does not read: it is not at fault.
+                    logger.warning("a message is dropped: %s", error)
             case Kind.REQUEST:
                 self._inbox.append((self._answer, (frame,)))
             case Kind.REPLY | Kind.ERROR:
@@ -367,7 +374,11 @@ class Member:
             connection.close()
 
     def _answer(self, frame: Frame) -> None:
-        arguments = self._arguments(frame)
+        try:
+            arguments = self._arguments(frame)
+        except ProtocolError as error:
+            self._send_answer(refusal(frame.number, str(error)), frame)
+            return
         reply = requests.begin_answer(self._answerer, frame.number, *arguments)
         if isinstance(reply, Frame):
             self._send_answer(reply, frame)

@@ -655,3 +655,44 @@ def agent():
     error = f"child: this process is not {who}, but was forked by it\n"
     assert instance.log().count(error) == 2
     assert heard(instance) == []
+
+
+@pytest.mark.parametrize("what", ["deep", "garbage", "files"])
+def test_message_that_cannot_be_read_is_dropped(start: Start, what: str) -> None:
+    """Whoever it is for goes on, as the master does, which reads none of them."""
+    source = """
+import socket
+from sdcluster.wire.messages import ALL, MASTER, Frame, Kind, encode
+
+cluster.on_request(lambda message: "pong")
+
+def write(kind, peer, fds=()):
+    data = encode(Frame(kind, b"nonsense", peer, 77, len(fds)))
+    socket.send_fds(cluster.worker._messenger._sock, [data], fds)
+
+async def deep(word):
+    body = b"[" * 200_000 + b"]" * 200_000
+    for kind, peer in ((Kind.MESSAGE, MASTER), (Kind.MESSAGE, ALL), (Kind.REQUEST, MASTER)):
+        cluster.worker._send(Frame(kind, body, peer, 77))
+
+async def garbage(word):
+    for kind, peer in ((Kind.MESSAGE, MASTER), (Kind.MESSAGE, ALL), (Kind.REQUEST, MASTER)):
+        write(kind, peer)
+
+async def files(word):
+    with open("/dev/null") as file:
+        for peer in (MASTER, ALL):
+            write(Kind.MESSAGE, peer, [file.fileno()])
+            write(Kind.MESSAGE, peer, [file.fileno()] * 2)
+
+async def tell(word):
+    return cluster.broadcast(word)
+"""
+    instance = start(SERVER + source + AGENT, config=CONFIG)
+    pids = instance.processes()
+    assert get(instance, f"/{what}") is None
+    assert get(instance, "/ask?hello") == [agents(instance)[0], "hello"]
+    assert get(instance, "/tell?hello") is True
+    wait_until(lambda: len(heard(instance)) == 2, "both workers hear what comes later")
+    assert instance.log().count("a message is dropped: ") >= 3
+    assert instance.processes() == pids

@@ -40,6 +40,14 @@ def test_refusal_is_an_error_of_the_one_that_asked() -> None:
         asyncio.run(requests.ask("a", timeout_s=5))
 
 
+@pytest.mark.parametrize("kind", [Kind.REPLY, Kind.ERROR])
+def test_answer_that_cannot_be_read_is_an_error_of_the_one_that_asked(kind: Kind) -> None:
+    """Whose process goes on."""
+    requests = Requests(lambda frame: requests.settle(Frame(kind, b"no", number=frame.number), []))
+    with pytest.raises(ClusterError, match=r"^the answer cannot be read: .* not JSON$"):
+        asyncio.run(requests.ask("a", timeout_s=5))
+
+
 def test_answer_that_comes_too_late_is_nobodys() -> None:
     """Its descriptors stay the caller's to close."""
     sent: list[Frame] = []
