@@ -23,6 +23,8 @@ MAX_NUMBER = 2**32 - 1
 MAX_WAITING = 1024
 """Frames that wait for an agent."""
 MAX_WAITING_BYTES = 4 * 1024 * 1024
+MAX_WAITING_DESCRIPTORS = 64
+"""Of those frames; the master needs descriptors of its own to start the agent."""
 
 _FROM_WORKERS = (Kind.MESSAGE, Kind.REQUEST, Kind.REPLY, Kind.ERROR)
 
@@ -71,6 +73,7 @@ class Relay:
         """The one that is asked; another may still be answering."""
         self._waiting: deque[tuple[_End, Frame, list[int]]] = deque()
         self._waiting_bytes = 0
+        self._waiting_descriptors = 0
         self._dropped: set[int] = set()
 
     def open(self, worker: int, *, is_agent: bool) -> int:
@@ -114,7 +117,8 @@ class Relay:
                 self._introduce(agent, end)
             return
         self._agent = end
-        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
+        waiting, self._waiting = self._waiting, deque()
+        self._waiting_bytes = self._waiting_descriptors = 0
         for sender, frame, descriptors in waiting:
             self._pass_on(sender, end, frame, descriptors)
             close_all(descriptors)
@@ -189,12 +193,26 @@ class Relay:
         if self._agent is not None:
             self._pass_on(end, self._agent, frame, descriptors)
             return
-        size = self._waiting_bytes + len(frame.body)
-        if len(self._waiting) < MAX_WAITING and size <= MAX_WAITING_BYTES:
-            self._waiting_bytes = size
-            self._waiting.append((end, frame, duplicates(descriptors)))
-        elif frame.kind is Kind.REQUEST:
+        if not self._waits(end, frame, descriptors) and frame.kind is Kind.REQUEST:
             self._refuse(end.worker, frame.number, "the agent is not there")
+
+    def _waits(self, end: _End, frame: Frame, descriptors: list[int]) -> bool:
+        """Have a frame wait for an agent, if there is room."""
+        size = self._waiting_bytes + len(frame.body)
+        attached = self._waiting_descriptors + len(descriptors)
+        if (
+            len(self._waiting) >= MAX_WAITING
+            or size > MAX_WAITING_BYTES
+            or attached > MAX_WAITING_DESCRIPTORS
+        ):
+            return False
+        try:
+            kept = duplicates(descriptors)
+        except OSError:
+            return False
+        self._waiting.append((end, frame, kept))
+        self._waiting_bytes, self._waiting_descriptors = size, attached
+        return True
 
     # Passing on.
 

@@ -1,6 +1,7 @@
 """The relay, with real channels whose other ends are the test's."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -246,6 +247,38 @@ def test_no_more_waits_for_an_agent_than_there_is_room_for(
     empty.add(1)
     empty.join(1)
     assert len(empty.told(1)) == 2
+
+
+def test_few_descriptors_wait_for_an_agent(empty: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master has to have some left to start it with; what comes without one waits still."""
+    monkeypatch.setattr(relay, "MAX_WAITING_DESCRIPTORS", 2)
+    empty.add(2)
+    ours, theirs = socket.socketpair()
+    for number in range(4):
+        data = encode(Frame(Kind.MESSAGE, str(number).encode(), MASTER, 0, 1))
+        socket.send_fds(empty._ends[2], [data], [theirs.fileno()])
+        empty.turn()
+    empty.send(2, message(b"4"))
+    theirs.close()
+    empty.add(1)
+    empty.join(1)
+    assert [one.body for one in empty.told(1)] == [b"0", b"1", b"4"]
+    assert ours.recv(1) == b""
+    ours.close()
+
+
+def test_descriptor_that_cannot_be_kept_is_dropped(
+    empty: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master has no more of them, and goes on."""
+
+    def fail(descriptors: list[int]) -> list[int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    empty.add(2)
+    monkeypatch.setattr(relay, "duplicates", fail)
+    empty.send(2, message(), request(7))
+    assert reasons(empty.told(2)) == [(7, "the agent is not there")]
 
 
 def test_next_agent_is_asked_while_the_last_one_answers(scene: Scene) -> None:
