@@ -5,6 +5,7 @@ is remembered until its answer has passed, so that who asked is told when there 
 the agent is sent while there is none waits for the next one.
 """
 
+import contextlib
 import json
 import socket
 from collections import deque
@@ -27,6 +28,7 @@ MAX_WAITING_DESCRIPTORS = 64
 """Of those frames; the master needs descriptors of its own to start the agent."""
 
 _FROM_WORKERS = (Kind.MESSAGE, Kind.REQUEST, Kind.REPLY, Kind.ERROR)
+_SLOWNESS = (Kind.PAUSE, Kind.RESUME)
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +46,8 @@ class _End:
     numbers: int = 0
     held_up: set[int] = field(default_factory=set)
     """Who was told that it is slow."""
+    notes: list[Frame] = field(default_factory=list)
+    """What it has to be told by the relay, once it reads again."""
 
     @property
     def name(self) -> int:
@@ -127,7 +131,7 @@ class Relay:
         return [end for end in self._ends.values() if end.is_agent]
 
     def _introduce(self, agent: _End, end: _End) -> None:
-        self._send(agent, Frame(Kind.JOINED, end.introduction, end.worker))
+        self._note(agent, Frame(Kind.JOINED, end.introduction, end.worker))
 
     def leaves(self, worker: int) -> None:
         """A process is dead: say so to who waits for it. Harmless when it has no channel."""
@@ -147,7 +151,7 @@ class Relay:
             other.held_up.discard(worker)
         if end.introduction:
             for agent in self._agents():
-                self._send(agent, Frame(Kind.LEFT, b"", worker))
+                self._note(agent, Frame(Kind.LEFT, b"", worker))
         self._dropped.discard(worker)
 
     # What processes say.
@@ -232,7 +236,7 @@ class Relay:
             self._drop(end)
         if not has_room and not end.messenger.closed and sender.worker not in end.held_up:
             end.held_up.add(sender.worker)
-            self._send(sender, Frame(Kind.PAUSE, b"", end.name))
+            self._note(sender, Frame(Kind.PAUSE, b"", end.name))
 
     def _remember(self, sender: _End, end: _End, number: int) -> int:
         """Return the number that `end` is asked with: that of the sender may be another's, too."""
@@ -249,7 +253,8 @@ class Relay:
 
     def _refuse(self, asker: int, number: int, reason: str) -> None:
         if asker in self._ends:
-            self._send(self._ends[asker], refusal(number, reason))
+            with contextlib.suppress(OSError):  # One that does not read waits for nothing.
+                self._ends[asker].messenger.send(refusal(number, reason))
 
     def _caught_up(self, end: _End) -> None:
         """A process has read what waited for it: tell those who were told to wait."""
@@ -257,14 +262,26 @@ class Relay:
         self._dropped.discard(end.worker)
         for worker in held_up:
             if worker in self._ends:
-                self._send(self._ends[worker], Frame(Kind.RESUME, b"", end.name))
+                self._note(self._ends[worker], Frame(Kind.RESUME, b"", end.name))
+        notes, end.notes = end.notes, []
+        for note in notes:
+            self._note(end, note)
 
-    def _send(self, end: _End, frame: Frame) -> None:
-        """Tell a process something; one that does not read has not asked to be told."""
+    def _note(self, end: _End, frame: Frame) -> None:
+        """Tell a process what it would be wrong about for ever if that was dropped."""
+        if frame.kind in _SLOWNESS:  # Only the last word counts, and so there are few of them.
+            same = [one for one in end.notes if one.kind in _SLOWNESS and one.peer == frame.peer]
+            for one in same:
+                end.notes.remove(one)
+        if end.notes:
+            end.notes.append(frame)
+            return
         try:
             end.messenger.send(frame)
+        except BlockingIOError:
+            end.notes.append(frame)
         except OSError:
-            pass
+            pass  # It is dead, which will be seen.
 
     def _ended(self, end: _End, reason: str) -> None:
         """A process says nothing any more."""

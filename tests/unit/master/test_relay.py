@@ -362,6 +362,44 @@ def test_what_a_stuck_receiver_cannot_take_is_dropped(scene: Scene) -> None:
     assert scene.told(3) == [message()]
 
 
+def stick(scene: Scene, sender: int, stuck: int) -> None:
+    """Have so much wait for one that nothing more is taken for it."""
+    peer = MASTER if stuck == AGENT else stuck
+    for size in (500_000, 50_000, 5_000, 500, 50, 0):
+        for _ in range(12):
+            scene.send(sender, message(b"x" * size, peer))
+
+
+def test_stuck_sender_learns_that_the_receiver_has_caught_up(scene: Scene) -> None:
+    """Once it reads again; else it would wait for that for ever."""
+    fill(scene, 3, lambda _: message(b"x" * 10_000), until=Kind.PAUSE)
+    stick(scene, 1, 3)
+    assert scene.told(1)[-1].kind is Kind.PAUSE
+    for _ in range(3):
+        scene.send(3, message(b"x" * 400_000))
+        scene.told(1)
+    last = [one for one in scene.told(3) if one.kind is not Kind.MESSAGE]
+    assert last == [Frame(Kind.RESUME, b"", MASTER)]
+
+
+def test_stuck_agent_learns_who_came_and_went(scene: Scene) -> None:
+    """Once it reads again; else it would write to the dead, and never to the new."""
+    stick(scene, 2, 1)
+    scene.remove(3)
+    scene.add(4)
+    scene.join(4)
+    told = [(one.kind, one.peer) for one in scene.told(1) if one.kind is not Kind.MESSAGE]
+    assert told == [(Kind.LEFT, 3), (Kind.JOINED, 4)]
+
+
+def test_stuck_process_that_dies_is_told_nothing(scene: Scene) -> None:
+    """What it was to be told goes with it."""
+    stick(scene, 2, 1)
+    scene.remove(3)
+    scene.remove(1)
+    assert Frame(Kind.RESUME, b"", MASTER) in scene.told(2)
+
+
 @pytest.mark.parametrize(
     ("frame", "offence"),
     [
