@@ -264,6 +264,7 @@ class Cluster:
         if process is None:
             return  # It could not be spawned, which the supervisor learns next.
         self._traffic.dismiss(process)
+        self._relay.retires(worker)
         process.retire()
         self._chronicle.worker_retires(process, reason)
 

@@ -133,6 +133,18 @@ class Relay:
     def _introduce(self, agent: _End, end: _End) -> None:
         self._note(agent, Frame(Kind.JOINED, end.introduction, end.worker))
 
+    def retires(self, worker: int) -> None:
+        """An agent is to end: what it is sent from now on waits for the next one.
+
+        Harmless for a worker, and for a process that has no channel.
+        """
+        end = self._ends.get(worker)
+        if end is None or not end.is_agent:
+            return
+        if self._agent is end:
+            self._agent = None
+        self._note(end, Frame(Kind.FINISH))
+
     def leaves(self, worker: int) -> None:
         """A process is dead: say so to who waits for it. Harmless when it has no channel."""
         end = self._ends.pop(worker, None)

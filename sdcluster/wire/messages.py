@@ -59,6 +59,8 @@ class Kind(IntEnum):
     """From the master: the peer is slow to read."""
     RESUME = 11
     """From the master: it has caught up."""
+    FINISH = 12
+    """To the agent: it is asked nothing more, what it asks is answered; it may end."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}

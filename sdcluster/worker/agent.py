@@ -5,6 +5,7 @@ answers what they ask, and does what is to be done once and not in every worker.
 """
 
 import asyncio
+import contextlib
 import inspect
 import json
 import signal
@@ -72,6 +73,8 @@ class Agent(Member):
         self._hears_everywhere = True  # Its workers do.
         self._repeated: list[Repeating] = []
         self._is_admitted = False
+        self._has_all = asyncio.Event()
+        """Nothing more will come than answers."""
 
     @property
     def name(self) -> str:
@@ -106,9 +109,14 @@ class Agent(Member):
         for one in self._repeated:
             one.end()
 
-    async def finish(self, main: "asyncio.Future[Any]", *, timeout_s: float) -> None:
-        """Wait for what is at work: `main`, and handlers."""
-        await asyncio.wait({main, *self._tasks}, timeout=timeout_s)
+    async def take_all(self) -> None:
+        """Wait until all that it was sent has come: the next agent gets none of that."""
+        await self._has_all.wait()
+
+    async def finish(self, main: "asyncio.Future[Any]") -> None:
+        """Wait for what is at work, `main` and handlers, and until their answers have been sent."""
+        await asyncio.wait({main, *self._tasks})
+        await self.flush()
 
     def _received(self, frame: Frame, descriptors: list[int]) -> None:
         match frame.kind:
@@ -123,8 +131,14 @@ class Agent(Member):
                 if gone is not None:
                     gone.is_connected = False
                     self._tell("disconnect", gone)
+            case Kind.FINISH:
+                self._has_all.set()
             case _:
                 super()._received(frame, descriptors)
+
+    def _deserted(self) -> None:
+        super()._deserted()
+        self._has_all.set()
 
     def _arguments(self, frame: Frame) -> tuple[Any, ...]:
         return (self._peer(frame.peer), *super()._arguments(frame))
@@ -178,8 +192,11 @@ class _Life:
         self._check(main)
         await ended  # A function that has returned has said what it wants to hear of.
         self._agent.rest()
-        main.cancel()
-        await self._agent.finish(main, timeout_s=self._prepare.drain_timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._prepare.drain_timeout_s):
+                await self._agent.take_all()
+                main.cancel()
+                await self._agent.finish(main)
         self._check(main)
         beat.cancel()
 

@@ -28,6 +28,8 @@ from sdcluster.worker.early import EarlyMessages
 if TYPE_CHECKING:
     from sdcluster.everywhere import Everywhere
 
+FLUSH_INTERVAL_S = 0.01
+
 T = TypeVar("T")
 
 logger = logging.getLogger("sdcluster")
@@ -240,6 +242,11 @@ class Member:
         drained: Future[None] = Future()
         self._call(lambda: self._wait_drained(drained))
         await asyncio.wrap_future(drained)
+
+    async def flush(self) -> None:
+        """Wait, in the loop, until the master has all that was sent, or is gone."""
+        while self._messenger is not None and self._messenger.waiting_bytes:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
 
     def _wait_drained(self, drained: "Future[None]") -> None:
         assert self._messenger is not None

@@ -312,4 +312,12 @@ def _serve(
     def join(loop: asyncio.AbstractEventLoop) -> None:
         member.join(order.worker, messages, control, loop)
 
-    server.serve(app, prepare, control=control, listeners=listeners, board=board, on_loop=join)
+    server.serve(
+        app,
+        prepare,
+        control=control,
+        listeners=listeners,
+        board=board,
+        on_loop=join,
+        flush=member.flush,
+    )

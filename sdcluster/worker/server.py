@@ -1,16 +1,20 @@
 """A service's worker in Python: the app, the intake, the heartbeat, and the way to the end."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sdcluster.wire.frames import Prepare
 from sdcluster.wire.scoreboard import Field, Scoreboard
 from sdcluster.worker.application import Application, loop_factory
 from sdcluster.worker.gate import App, Gate
 from sdcluster.worker.intake import Intake
+
+FLUSH_TIMEOUT_S = 1.0
+"""How long the master may take to read the last messages of a worker."""
 
 
 def serve(
@@ -21,14 +25,16 @@ def serve(
     listeners: Sequence[socket.socket],
     board: Scoreboard,
     on_loop: Callable[[asyncio.AbstractEventLoop], None],
+    flush: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve an ASGI app until the master says stop. Raises `AppError` if it does not start.
 
-    `on_loop` is called in the loop, before the app is told that it starts.
+    `on_loop` is called in the loop, before the app is told that it starts. `flush` is called when
+    all is done, to send what the app has said.
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         on_loop(runner.get_loop())
-        runner.run(_Server(app, prepare, control, listeners, board).run())
+        runner.run(_Server(app, prepare, control, listeners, board).run(flush))
 
 
 class _Server:
@@ -52,7 +58,7 @@ class _Server:
         )
         self._ended = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, flush: Callable[[], Awaitable[None]]) -> None:
         loop, application = asyncio.get_running_loop(), self._application
         await application.start_up()
         limit = self._prepare.max_connections
@@ -78,6 +84,8 @@ class _Server:
         await application.drain(self._prepare.drain_timeout_s, is_arriving=lambda: intake.opening)
         beat.cancel()
         await application.shut_down()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(flush(), FLUSH_TIMEOUT_S)
 
     async def _beat(self, intake: Intake) -> None:
         board, application = self._board, self._application

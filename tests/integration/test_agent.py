@@ -434,6 +434,68 @@ def test_requests_to_the_agent_survive_reloads(start: Start) -> None:
     assert answers == [json.dumps([agents(instance)[-1], "hello"])] * 4
 
 
+def test_agent_takes_what_it_was_sent_before_it_ends(start: Start) -> None:
+    """However much that is, and it answers: the next agent knows nothing of it."""
+    source = """
+async def tell(word):
+    for number in range(300):
+        cluster.agent.send([number, "x" * 10_000])
+    say("sent")
+    return len(await cluster.agent.request("y" * 900_000, timeout_s=15))
+
+async def block(word):
+    return cluster.agent.send("block")
+
+def agent():
+    say("agent", os.getpid())
+
+    @cluster.on_message
+    def hear(worker, message):
+        while message == "block" and not os.path.exists("go"):
+            time.sleep(0.01)
+        say("told", os.getpid(), message[0])
+
+    cluster.on_request(lambda worker, message: message)
+"""
+    instance = start(SERVER + source, config=CONFIG)
+    (old,) = agents(instance)
+    assert get(instance, "/block") is True
+    with connection(instance.address) as client:
+        client.request("GET", "/tell")
+        instance.wait_log("sent\n")
+        reload = instance.begin_reload()
+        wait_agents(instance, 2)
+        instance.wait_log(") is retired: reload")
+        Path(instance._log.parent, "go").touch()
+        assert json.loads(client.getresponse().read()) == 900_000
+    assert reload.wait() == 0
+    told = re.findall(r"^told (\d+) (\d+)$", instance.log(), re.MULTILINE)
+    assert sorted(int(number) for _, number in told) == list(range(300))
+    assert told[0][0] == str(old)
+
+
+def test_worker_sends_what_it_has_said_before_it_ends(start: Start) -> None:
+    """What it says as the very last thing, too."""
+    source = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        cluster.agent.send("x" * 1_000_000)
+        cluster.agent.send("bye")
+        await send({"type": "lifespan.shutdown.complete"})
+"""
+    agent = """
+def agent():
+    cluster.on_message(lambda worker, message: say("told", worker.id, message[-3:]))
+"""
+    instance = start(SERVER + source + agent, config=CONFIG)
+    assert instance.stop() == 0
+    told = re.findall(r"^told \d (\w+)$", instance.log(), re.MULTILINE)
+    assert sorted(told) == ["bye", "bye", "xxx", "xxx"]
+
+
 def test_agent_is_there_until_the_last_worker_has_left(start: Start) -> None:
     """A request that drains may still ask it."""
     source = (

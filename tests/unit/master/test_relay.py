@@ -272,7 +272,7 @@ def test_descriptor_that_cannot_be_kept_is_dropped(
 ) -> None:
     """The master has no more of them, and goes on."""
 
-    def fail(descriptors: list[int]) -> list[int]:
+    def fail(_: list[int]) -> list[int]:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     empty.add(2)
@@ -296,6 +296,27 @@ def test_next_agent_is_asked_while_the_last_one_answers(scene: Scene) -> None:
     for asked, agent in zip(scene.told(3), (1, 11), strict=True):
         scene.send(3, reply(asked.number))
         assert scene.told(agent) == [reply(5, peer=3)]
+
+
+def test_agent_that_is_to_end_is_told_that_it_has_all(scene: Scene) -> None:
+    """After what it was sent; what comes then waits for the next one."""
+    scene.send(2, message(b"1"))
+    scene.relay.retires(1)
+    scene.send(2, message(b"2"))
+    assert [one.kind for one in scene.told(1)] == [Kind.MESSAGE, Kind.FINISH]
+    scene.add(11)
+    scene.join(11)
+    assert scene.told(11)[-1] == message(b"2", peer=2)
+    scene.relay.retires(1)
+    scene.send(2, message(b"3"))
+    assert scene.told(11) == [message(b"3", peer=2)]
+
+
+def test_worker_that_is_to_end_is_told_nothing(scene: Scene) -> None:
+    """Nor is a process that has no channel."""
+    scene.relay.retires(2)
+    scene.relay.retires(5)
+    assert not scene.told(2)
 
 
 def test_agent_that_ends_leaves_the_next_one_alone(scene: Scene) -> None:
