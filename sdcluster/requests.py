@@ -20,6 +20,9 @@ DEFAULT_TIMEOUT_S = 10.0
 """How long an answer is waited for when the program does not say."""
 NO_HANDLER = "nobody answers requests there; the program has to call cluster.on_request"
 
+MAX_NUMBER = 2**32 - 1
+CANCELLED = "the handler was cancelled"
+
 Answer: TypeAlias = tuple[Frame, list[int]]
 """The frame that answers, and its descriptors."""
 
@@ -147,8 +150,7 @@ class Requests:
         asker: "Future[Answer] | _Asker",
     ) -> int:
         with self._lock:
-            self._numbers += 1
-            number = self._numbers
+            number = self._numbers = self._numbers % MAX_NUMBER + 1
             self._waiting[number] = asker
         try:
             send(Frame(kind, body, peer, number))
@@ -205,6 +207,8 @@ def begin_answer(
         return refusal(number, NO_HANDLER)
     try:
         result = handler(*arguments)
+    except asyncio.CancelledError:
+        return refusal(number, CANCELLED)
     except Exception as error:
         return _failure(number, error)
     if type(result) not in _PLAIN and inspect.isawaitable(result):
@@ -215,6 +219,8 @@ def begin_answer(
 async def _answer_later(number: int, awaitable: Awaitable[Any]) -> Frame:
     try:
         result = await awaitable
+    except asyncio.CancelledError:  # What it waited for was, or this is to end.
+        return refusal(number, CANCELLED)
     except Exception as error:
         return _failure(number, error)
     return _reply(number, result)

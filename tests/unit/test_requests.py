@@ -48,6 +48,31 @@ def test_answer_that_cannot_be_read_is_an_error_of_the_one_that_asked(kind: Kind
         asyncio.run(requests.ask("a", timeout_s=5))
 
 
+def test_numbers_of_requests_begin_again() -> None:
+    """A frame has 32 bits for them, and none is 0."""
+    sent: list[Frame] = []
+    requests = Requests(sent.append)
+    requests._numbers = 2**32 - 2
+    for _ in range(2):
+        requests.send(Kind.REQUEST, b"1")
+    assert [frame.number for frame in sent] == [2**32 - 1, 1]
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_handler_that_is_cancelled_is_told(later: bool) -> None:
+    """Who asked need not wait for what will not come."""
+
+    def handler(_: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def handler_later(message: Any) -> None:
+        handler(message)
+
+    frame = asyncio.run(answer(handler_later if later else handler, 7, "a"))
+    assert (frame.kind, frame.number) == (Kind.ERROR, 7)
+    assert decode(frame.body) == "the handler was cancelled"
+
+
 def test_answer_that_comes_too_late_is_nobodys() -> None:
     """Its descriptors stay the caller's to close."""
     sent: list[Frame] = []
