@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sdcluster import attachment, requests
+from sdcluster.errors import AppError
 from sdcluster.repeating import Repeating
 from sdcluster.wire import channel
 from sdcluster.wire.frames import Prepare
@@ -203,6 +204,8 @@ class _Life:
     async def _begin(self) -> "asyncio.Future[Any]":
         """Call the function, and let a coroutine function begin; return what it is to end with."""
         result = loader.guarded(f"{self._prepare.agent} failed", self._function)
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise AppError(f"{self._prepare.agent} is a generator, and none of it would run")
         if not inspect.isawaitable(result):
             result = asyncio.sleep(0)
         main: asyncio.Future[Any] = asyncio.ensure_future(result)

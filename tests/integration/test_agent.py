@@ -347,6 +347,15 @@ def test_agent_that_fails_at_the_start_fails_the_start(start: Start) -> None:
     assert "sdcluster/worker" not in log
 
 
+@pytest.mark.parametrize("prefix", ["", "async "])
+def test_agent_that_is_a_generator_is_told(start: Start, prefix: str) -> None:
+    """It would be there, and do nothing."""
+    agent = f"\n{prefix}def agent():\n    yield\n"
+    instance = start(SERVER + agent, config=CONFIG, wait=False)
+    assert instance.wait() == 70
+    assert "app:agent is a generator, and none of it would run" in instance.log()
+
+
 def test_agent_that_fails_later_is_replaced(start: Start) -> None:
     """A coroutine function that raises ends the agent, with its reason."""
     agent = """
