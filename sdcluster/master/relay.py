@@ -27,7 +27,8 @@ MAX_WAITING_BYTES = 4 * 1024 * 1024
 MAX_WAITING_DESCRIPTORS = 64
 """Of those frames; the master needs descriptors of its own to start the agent."""
 
-_FROM_WORKERS = (Kind.MESSAGE, Kind.REQUEST, Kind.REPLY, Kind.ERROR)
+_ANSWERS = (Kind.REPLY, Kind.ERROR)
+_FROM_WORKERS = (Kind.MESSAGE, Kind.REQUEST, *_ANSWERS)
 _SLOWNESS = (Kind.PAUSE, Kind.RESUME)
 
 
@@ -124,7 +125,7 @@ class Relay:
         waiting, self._waiting = self._waiting, deque()
         self._waiting_bytes = self._waiting_descriptors = 0
         for sender, frame, descriptors in waiting:
-            self._pass_on(sender, end, frame, descriptors)
+            self._to_agent(sender, frame, descriptors)
             close_all(descriptors)
 
     def _agents(self) -> list[_End]:
@@ -173,7 +174,7 @@ class Relay:
         try:
             if frame.kind not in _FROM_WORKERS:
                 raise ProtocolError(f"a message of kind {frame.kind.name}")
-            if frame.kind in (Kind.REPLY, Kind.ERROR):
+            if frame.kind in _ANSWERS:
                 self._answer(end, frame, descriptors)
             elif frame.peer == ALL:
                 self._to_all(end, frame, descriptors)
@@ -234,7 +235,7 @@ class Relay:
 
     def _pass_on(self, sender: _End, end: _End, frame: Frame, descriptors: list[int]) -> None:
         """Pass a frame on; tell the sender when the receiver is slow, or will not answer."""
-        number = frame.number
+        number, is_answer = frame.number, frame.kind in _ANSWERS
         if frame.kind is Kind.REQUEST:
             number = self._remember(sender, end, number)
         has_room = False
@@ -244,6 +245,11 @@ class Relay:
         except OSError as error:
             if frame.kind is Kind.REQUEST:
                 del end.asked[number]
+            if end is self._agent and isinstance(error, BrokenPipeError) and not is_answer:
+                self._agent = None  # It is dead, which will be seen: this is for the next one.
+                self._to_agent(sender, frame, descriptors)
+                return
+            if frame.kind is Kind.REQUEST:
                 self._refuse(sender.worker, frame.number, reason_of(error))
             self._drop(end)
         if not has_room and not end.messenger.closed and sender.worker not in end.held_up:
@@ -297,6 +303,8 @@ class Relay:
 
     def _ended(self, end: _End, reason: str) -> None:
         """A process says nothing any more."""
+        if self._agent is end:
+            self._agent = None
         self._caught_up(end)
         if reason:
             self._on_offence(end.worker, reason)

@@ -235,6 +235,50 @@ def test_what_the_agent_is_sent_waits_for_it(empty: Scene) -> None:
     assert [one.kind for one in empty.told(1)] == [Kind.MESSAGE, Kind.REQUEST]
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_a_dead_agent_has_not_got_waits_for_the_next(scene: Scene, seen: bool) -> None:
+    """Its channel has ended, whether that was seen or not; its exit is yet to be told."""
+    scene._ends[1].close()
+    if seen:
+        scene.turn()
+    scene._ends[2].sendall(encode(message()) + encode(request(7)))
+    scene.relay._ends[2].messenger._turn()
+    scene.turn()
+    scene.relay.leaves(1)
+    assert not scene.told(2)
+    scene.add(11)
+    scene.join(11)
+    told = [one for one in scene.told(11) if one.kind is not Kind.JOINED]
+    assert [one.kind for one in told] == [Kind.MESSAGE, Kind.REQUEST]
+    scene.send(11, reply(told[-1].number, peer=2))
+    assert scene.told(2) == [reply(7)]
+
+
+def test_answer_to_a_dead_agent_is_not_the_next_ones(scene: Scene) -> None:
+    """Which may have asked something else with that number."""
+    scene.send(1, request(5, peer=3))
+    (asked,) = scene.told(3)
+    scene._ends[1].close()
+    scene._ends[3].sendall(encode(reply(asked.number)))
+    scene.relay._ends[3].messenger._turn()
+    scene.relay.leaves(1)
+    scene.add(11)
+    scene.join(11)
+    assert [one.kind for one in scene.told(11)] == [Kind.JOINED] * 2
+
+
+def test_what_waits_goes_on_waiting_when_the_agent_dies_at_once(empty: Scene) -> None:
+    """In order."""
+    empty.add(2, 1)
+    empty.send(2, message(b"1"), message(b"2"))
+    empty._ends[1].close()
+    empty.relay.joins(1, slot=-1, generation=1, pid=1)
+    empty.relay.leaves(1)
+    empty.add(11)
+    empty.join(11)
+    assert [one.body for one in empty.told(11)] == [b"1", b"2"]
+
+
 def test_no_more_waits_for_an_agent_than_there_is_room_for(
     empty: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
