@@ -29,6 +29,8 @@ _NO_ROOM = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 _CTRUNC = int(socket.MSG_CTRUNC)  # As an enum it costs as much as a system call.
 _CHUNK_BYTES = 64 * 1024
 _READS_PER_TURN = 8
+_READS_AT_END = 1024
+"""More than what a socket holds takes, with a descriptor in each piece."""
 _ANCILLARY_BYTES = space(64)
 
 
@@ -356,8 +358,9 @@ class Messenger:
     def read_rest(self) -> None:
         """Read what is there still: the other end is dead. Harmless when it is closed."""
         with self._read_lock:
-            while not self._is_over() and self._read():
-                pass
+            for _ in range(_READS_AT_END):  # A child of it, which lives on, may write for ever.
+                if self._is_over() or not self._read():
+                    return
 
     def _tell_frames(self, data: bytes, flags: int) -> None:
         if flags & _CTRUNC:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from waiting import at_once
 
 from sdcluster.master import relay
 from sdcluster.master.loop import Loop
@@ -193,6 +194,25 @@ def test_death_of_who_is_asked_is_told(scene: Scene) -> None:
     answered, refused = scene.told(2)
     assert answered == reply(7)
     assert reasons([refused]) == [(8, "the agent ended before it answered")]
+
+
+def test_child_of_the_dead_that_writes_on_holds_nobody_up(scene: Scene) -> None:
+    """It has the channel too, and is as quick as the relay is."""
+    read = scene.relay._ends[2].messenger._on_frame
+    written = 0
+
+    def write(frame: Frame, descriptors: list[int]) -> None:
+        nonlocal written
+        written += 1
+        assert written < 5000, "it is read for ever"
+        read(frame, descriptors)
+        scene._ends[2].sendall(encode(message()))
+
+    scene.relay._ends[2].messenger._on_frame = write
+    scene._ends[2].sendall(encode(message()))
+    with at_once():
+        scene.relay.leaves(2)
+    assert scene.told(1)[-1].kind is Kind.LEFT
 
 
 def test_request_to_a_worker_that_is_gone_fails(scene: Scene) -> None:
