@@ -28,7 +28,11 @@ def narrate():
         cluster.on(event)(lambda worker, *rest, event=event: say(event, worker.id, *rest))
 
 async def answer(reader, writer):
-    head = await reader.readuntil(b"\\r\\n\\r\\n")
+    try:
+        head = await reader.readuntil(b"\\r\\n\\r\\n")
+    except asyncio.IncompleteReadError:
+        writer.close()  # Python 3.11.2 leaves it open when this raises.
+        return
     target = head.split()[1].decode()
     if target == "/slow":
         say("slow", os.getpid())
