@@ -163,7 +163,7 @@ def on(event: str) -> Callable[[Any], Any]:
     name, of which one is None; `setup` is given the settings alone. Of a worker's: `message`,
     `disconnect`; in a service `message`. Raises ValueError for others.
 
-    A program's handler of `message` that takes one argument more is given the socket that came with
+    A handler of `message` that takes one argument more is given the socket that came with
     the message, and owns it; where it has to have that argument, it is None for other messages. A
     socket that no handler takes is closed.
     """

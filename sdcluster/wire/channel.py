@@ -1,7 +1,7 @@
 """The control channel, master to worker: one-byte orders in `AF_UNIX SOCK_SEQPACKET` frames.
 
     b"c" * n    n connections, attached as n file descriptors (SCM_RIGHTS, unix(7))
-    b"a"        admitted: accept from the listeners you hold
+    b"a"        admitted: accept from the listeners you hold; an agent: the one before is dead
     b"f"        finish, to the workers of a program: the cluster stops, and with it its listeners
     end of file no more connections will come: answer what you have, then exit
 

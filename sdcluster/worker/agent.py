@@ -10,7 +10,6 @@ import inspect
 import json
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,7 +72,7 @@ class Agent(Member):
         self.workers: dict[int, Peer] = {}
         self._hears_everywhere = True  # Its workers do.
         self._repeated: list[Repeating] = []
-        self._is_admitted = False
+        self._is_entrusted = False
         self._has_all = asyncio.Event()
         """Nothing more will come than answers."""
 
@@ -84,23 +83,20 @@ class Agent(Member):
 
     def join(self, messages: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         """Be the agent from now on, in the loop that runs."""
-        self._thread = threading.current_thread()
-        self._loop = self._app_loop = loop
-        self._app_thread = threading.get_ident()
-        self._begin(messages)
+        self._join(messages, loop)
 
     def every(self, seconds: float, function: Callable[[], Any]) -> None:
         """Call a function every so many seconds, as soon as this is the agent and no other."""
         repeating = Repeating(seconds, function, start=self._start)
         self._repeated.append(repeating)
-        if self._is_admitted:
+        if self._is_entrusted:
             assert self._loop is not None
             repeating.begin(self._loop)
 
-    def admit(self) -> None:
+    def entrust(self) -> None:
         """Be the one that does what is to be done every so often: the one before has ended."""
-        if not self._is_admitted:
-            self._is_admitted = True
+        if not self._is_entrusted:
+            self._is_entrusted = True
             assert self._loop is not None
             for one in self._repeated:
                 one.begin(self._loop)
@@ -226,7 +222,7 @@ class _Life:
         except OSError:
             data = b""
         if data == channel.ADMIT:
-            self._agent.admit()
+            self._agent.entrust()
         elif not data:
             asyncio.get_running_loop().remove_reader(self._control)
             self._ended.set()

@@ -79,6 +79,13 @@ class Member:
         """The agent. Raises `ClusterError` where there is none."""
         raise ClusterError("a program has no agent; its workers reach its master: cluster.worker")
 
+    def _join(self, channel: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        """Take part from now on, in the loop that runs, which is the one of the handlers too."""
+        self._thread = threading.current_thread()
+        self._loop = self._app_loop = loop
+        self._app_thread = threading.get_ident()
+        self._begin(channel)
+
     def _begin(self, channel: socket.socket) -> None:
         """Listen to the master; called in the loop."""
         assert self._loop is not None

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,26 +65,26 @@ class ServiceMember(Member):
         """Be the worker of that number from now on, in the loop that runs."""
         self.id = number
         self._control = control
-        self._thread = threading.current_thread()
-        self._loop = self._app_loop = loop
-        self._app_thread = threading.get_ident()
-        self._begin(channel)
+        self._join(channel, loop)
 
     @property
     def agent(self) -> AgentPeer:
         """The agent. Raises `ClusterError` when there is none."""
-        if not self._has_agent:
-            raise ClusterError(NO_AGENT)
+        self._require_agent()
         return AgentPeer(self)
 
-    def _send(self, frame: Frame, descriptors: Sequence[int] = ()) -> bool:
-        if frame.peer == MASTER and not self._has_agent:
+    def _require_agent(self) -> None:
+        if not self._has_agent:
             raise ClusterError(NO_AGENT)
+
+    def _send(self, frame: Frame, descriptors: Sequence[int] = ()) -> bool:
+        if frame.peer == MASTER:
+            self._require_agent()
         return super()._send(frame, descriptors)
 
     def _send_soon(self, frame: Frame) -> None:
-        if frame.peer == MASTER and not self._has_agent:
-            raise ClusterError(NO_AGENT)
+        if frame.peer == MASTER:
+            self._require_agent()
         super()._send_soon(frame)
 
     def disconnect(self) -> None:
