@@ -29,6 +29,9 @@ NOT_SHARED = (
     "cache = 'redis://HOST' in the configuration, or SDCLUSTER_CACHE"
 )
 
+DROPPED = "a broadcast to all machines is dropped"
+DEAF = "broadcasts of other machines do not arrive"
+
 logger = logging.getLogger("sdcluster")
 
 
@@ -59,7 +62,8 @@ class Everywhere:
         self._queue: queue.Queue[bytes] = queue.Queue(LIMIT)
         self._lock = threading.Lock()
         self._has_publisher = False
-        self._trouble = ""
+        self._troubles: set[str] = set()
+        """What does not work, and was told."""
 
     def publish(self, body: bytes) -> bool:
         """Send every worker a message; False when many wait already, or this one is dropped.
@@ -83,9 +87,9 @@ class Everywhere:
             body = self._queue.get()
             try:
                 self._client.publish(self._channel, body)
-                self._trouble = ""
+                self._troubles.discard(DROPPED)
             except (self._redis.RedisError, OSError) as error:
-                self._tell("a broadcast to all machines is dropped", error)
+                self._tell(DROPPED, error)
 
     def subscribe(self, on_message: Callable[[bytes], None]) -> None:
         """Have `on_message` called, in a thread, for each message from now on."""
@@ -93,6 +97,7 @@ class Everywhere:
 
         def receive() -> None:
             subscribed.subscribe(self._channel)
+            self._troubles.discard(DEAF)
             while True:
                 message = subscribed.get_message(timeout=POLL_S)
                 if message is not None:
@@ -103,7 +108,7 @@ class Everywhere:
                 try:
                     receive()
                 except (self._redis.RedisError, OSError) as error:
-                    self._tell("broadcasts of other machines do not arrive", error)
+                    self._tell(DEAF, error)
                     subscribed.reset()
                     threading.Event().wait(RETRY_S)
 
@@ -111,10 +116,9 @@ class Everywhere:
 
     def _tell(self, what: str, error: Exception) -> None:
         """Log the first of many failures."""
-        reason = reason_of(error)
-        if reason != self._trouble:
-            self._trouble = reason
-            logger.warning("%s: %s", what, reason)
+        if what not in self._troubles:
+            self._troubles.add(what)
+            logger.warning("%s: %s", what, reason_of(error))
 
 
 def _thread(target: Callable[[], Any]) -> None:

@@ -117,6 +117,22 @@ def test_it_goes_on_when_redis_is_back(machines: list[Instance], redis: RedisSer
     say_until_heard(machines, "after")
 
 
+def test_each_outage_is_told(machines: list[Instance], redis: RedisServer) -> None:
+    """Once by each worker, whether it sends or only hears."""
+    say_until_heard(machines, "first")
+    for outages in (1, 2):
+        redis.stop()
+        wait_until(
+            lambda: (
+                machines[1].log().count("broadcasts of other machines do not arrive: ")
+                == 2 * outages
+            ),
+            f"outage {outages} is told by both workers",
+        )
+        redis.start()
+        say_until_heard(machines, f"after {outages}".replace(" ", "-"))
+
+
 def test_mistakes_are_named(machines: list[Instance]) -> None:
     """A message that is too large is an error at once."""
     answer = fetch(machines[0].address, "/?'x'*2000000").text
