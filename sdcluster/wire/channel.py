@@ -1,23 +1,146 @@
-"""The control channel, master to worker: one-byte orders in `AF_UNIX SOCK_SEQPACKET` frames.
+"""The control channel: orders to a worker and what it sends, in `AF_UNIX SOCK_SEQPACKET` frames.
+
+Master to worker:
 
     b"c" * n    n connections, attached as n file descriptors (SCM_RIGHTS, unix(7))
     b"a"        admitted: accept from the listeners you hold; an agent: the one before is dead
-    b"f"        finish, to the workers of a program: the cluster stops, and with it its listeners
+    b"f"        finish: the cluster stops, and with it its listeners
+    HANDOFF     a connection that another worker had; see `Handoff`
     end of file no more connections will come: answer what you have, then exit
 
 The end of file is one rule for three cases: the master retires the worker (it shuts down its
-sending side after the last connection), the cluster stops, or the master died. Worker to master
-the channel carries notifications, see `notify`.
+sending side after the last connection), the cluster stops, or the master died.
+
+Worker to master:
+
+    KEY=VALUE   a notification, see `notify`
+    HANDOFF     a connection for another worker; one descriptor
+    LEDGER      from the keeper of a dead worker: the ledger, one descriptor
+    KEPT        from it: connections, each with its number in the ledger; as many descriptors
+    KEPT_ALL    from it: there are no more
 """
+
+import struct
+from dataclasses import dataclass
 
 from sdcluster.errors import ProtocolError
 
 CONNECTION = b"c"
 ADMIT = b"a"
 FINISH = b"f"
+HANDOFF = b"\x01"
+LEDGER = b"\x02"
+KEPT = b"\x03"
+KEPT_ALL = b"\x04"
 
 MAX_CONNECTIONS_PER_FRAME = 16
 """Connections a frame may carry; far below the kernel's limit of 253 (SCM_MAX_FD)."""
+MAX_UNANSWERED_BYTES = 128 * 1024
+"""The most that a connection is handed over with; a channel takes about 200 KiB at a time."""
+MAX_PROXIED_BYTES = 107
+"""The longest line of the PROXY protocol, version 1."""
+ANY = -1
+"""As a slot: whichever worker."""
+
+_HEADER = struct.Struct("<cBBBiIIQQ")
+"""Type, hops, crashes, length of `proxied`, slot, serial, bytes unanswered, consumed, written."""
+
+MAX_HANDOFF_BYTES = _HEADER.size + MAX_PROXIED_BYTES + MAX_UNANSWERED_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handoff:
+    """A connection on its way from one worker to another, but for its descriptor."""
+
+    unanswered: bytes = b""
+    """What was read from it and not answered: the beginning of a request, or a whole one."""
+    slot: int = ANY
+    """Whose it is to be; another worker gets it when that slot has none."""
+    hops: int = 0
+    """How often it was handed over with what is unanswered, by workers that live."""
+    crashes: int = 0
+    """How many workers have died with what is unanswered."""
+    serial: int = 0
+    """Its number among those that a worker hands over, from 1; 0 from the master."""
+    consumed: int = 0
+    """Bytes read from it, ever, with those that are unanswered."""
+    written: int = 0
+    """Bytes written to it, ever."""
+    proxied: bytes = b""
+    """Who the client is when a proxy has said so: a line of the PROXY protocol, version 1."""
+
+
+def encode_handoff(handoff: Handoff) -> bytes:
+    """Return the frame. Raises `ProtocolError` when it is too large."""
+    if len(handoff.unanswered) > MAX_UNANSWERED_BYTES or len(handoff.proxied) > MAX_PROXIED_BYTES:
+        raise ProtocolError(f"a connection with {len(handoff.unanswered)} bytes unanswered")
+    header = _HEADER.pack(
+        HANDOFF,
+        min(handoff.hops, 255),
+        min(handoff.crashes, 255),
+        len(handoff.proxied),
+        handoff.slot,
+        handoff.serial,
+        len(handoff.unanswered),
+        handoff.consumed,
+        handoff.written,
+    )
+    return header + handoff.proxied + handoff.unanswered
+
+
+def decode_handoff(data: bytes, attached: int) -> Handoff:
+    """Read such a frame. Raises `ProtocolError`."""
+    if attached != 1:
+        raise ProtocolError(f"a hand-off with {attached} descriptors")
+    handoff, end = decode_arrival(data)
+    if end != len(data):
+        raise ProtocolError(f"a hand-off of {len(data)} bytes, and {end} are what it says")
+    return handoff
+
+
+def decode_arrival(data: bytes) -> tuple[Handoff, int]:
+    """Read such a frame at the beginning of `data`; return also where it ends.
+
+    Raises `ProtocolError`.
+    """
+    if len(data) < _HEADER.size:
+        raise ProtocolError(f"a hand-off of {len(data)} bytes")
+    kind, hops, crashes, proxied, slot, serial, unanswered, consumed, written = _HEADER.unpack_from(
+        data
+    )
+    begin = _HEADER.size + proxied
+    end = begin + unanswered
+    if (
+        kind != HANDOFF
+        or proxied > MAX_PROXIED_BYTES
+        or unanswered > MAX_UNANSWERED_BYTES
+        or end > len(data)
+        or slot < ANY
+    ):
+        raise ProtocolError("a hand-off that makes no sense")
+    handoff = Handoff(
+        unanswered=data[begin:end],
+        slot=slot,
+        hops=hops,
+        crashes=crashes,
+        serial=serial,
+        consumed=consumed,
+        written=written,
+        proxied=data[_HEADER.size : begin],
+    )
+    return handoff, end
+
+
+def encode_kept(numbers: list[int]) -> bytes:
+    """Return the frame that says which numbers the connections attached to it have."""
+    return KEPT + struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def decode_kept(data: bytes, attached: int) -> tuple[int, ...]:
+    """Return which numbers the connections of such a frame have. Raises `ProtocolError`."""
+    if not 0 < attached <= MAX_CONNECTIONS_PER_FRAME or len(data) != 1 + 4 * attached:
+        raise ProtocolError(f"{len(data)} bytes about {attached} connections of a dead worker")
+    return struct.unpack_from(f"<{attached}I", data, 1)
 
 
 def decode_order(data: bytes, attached: int) -> int:
