@@ -22,11 +22,13 @@ from sdcluster.environment import EnvironmentFileError, parse_environment_file
 from sdcluster.errors import ConfigError
 
 MAX_WORKERS = 1024
+MAX_REPLAY_KB = 128
 DEFAULT_LISTEN = "127.0.0.1:8000"
 
 Scheduling = Literal["round-robin", "shared", "reuseport"]
 Interface = Literal["auto", "asgi", "wsgi"]
 ExecReady = Literal["notify", "started"]
+Replay = Literal["idempotent", "all", "never"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 """What a unit takes behind its @ without escapes, but for the colon: RUNTIME_DIRECTORY is a list of
@@ -72,6 +74,8 @@ class Config:
     max_lifetime_s: float = 0.0
     max_memory_mb: int = 0
     max_connections: int = 0
+    replay: Replay = "idempotent"
+    replay_max_kb: int = 64
     access_log: bool = False
     forwarded_allow_ips: str = ""
     root_path: str = ""
@@ -138,6 +142,13 @@ def _seconds(low: float, high: float) -> Callable[[object], float]:
         return float(str(value))
 
     return check
+
+
+def _replay_max_kb(value: object) -> int:
+    kb = _integer(4, MAX_REPLAY_KB)(value)
+    if kb % 4:
+        raise ValueError(f"{kb} is not a multiple of 4")
+    return kb
 
 
 def _choice(*choices: str) -> Callable[[object], str]:
@@ -300,6 +311,8 @@ KEYS: Mapping[str, Key] = {
     "max_lifetime_s": Key(_seconds(0, 86400 * 366)),
     "max_memory_mb": Key(_integer(0, 2**40)),
     "max_connections": Key(_integer(0, 2**20), for_command=False),
+    "replay": Key(_choice(*get_args(Replay)), for_command=False),
+    "replay_max_kb": Key(_replay_max_kb, for_command=False),
     "access_log": Key(_boolean, for_command=False),
     "forwarded_allow_ips": Key(_addresses, for_command=False),
     "root_path": Key(_root_path, for_command=False),

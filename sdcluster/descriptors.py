@@ -43,6 +43,19 @@ def require(count: int, *, like: int) -> None:
     close_all(duplicates([like] * count))
 
 
+def is_connection(fd: int) -> bool:
+    """Tell whether a descriptor is a stream socket that does not listen."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return False
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return sock.type == socket.SOCK_STREAM and not listens
+    finally:
+        sock.detach()
+
+
 def close_all(descriptors: list[int] | deque[int]) -> None:
     """Close descriptors, and take them out of what holds them."""
     while descriptors:

@@ -8,19 +8,35 @@ import array
 import fcntl
 import mmap
 import os
+import resource
 import socket
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
 from sdcluster.wire import channel, notify
+from sdcluster.wire.channel import Handoff
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
 
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 SENSELESS = 1 << 32
 """More than any worker is given: it gets nothing more."""
 
+_ONE_BYTES = descriptors.space(1)
+_SPARE_DESCRIPTORS = 64
+
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A connection on its way to a worker: its descriptor, and what it had elsewhere."""
+
+    fd: int
+    handoff: Handoff | None = None
+    """None for one that no worker had."""
 
 
 class WorkerChannel:
@@ -45,6 +61,10 @@ class WorkerChannel:
         self._ours.setblocking(False)
         self.board = Scoreboard(self._page)
         self._sent = 0
+        self._is_scarce = True
+        """Whether there may be too few descriptors for one more."""
+        self.last_serial = 0
+        """That of the last connection that the worker has handed over."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch for notifications."""
@@ -80,6 +100,18 @@ class WorkerChannel:
         )
         self._sent += len(connections)
 
+    def hand_over(self, passage: Passage) -> None:
+        """Pass a connection to the worker, as `give` does, with what it had elsewhere.
+
+        Raises OSError when the channel is full or closed; it was not passed then.
+        """
+        if passage.handoff is None:
+            self.give([passage.fd])
+            return
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passage.fd]))]
+        self._ours.sendmsg([channel.encode_handoff(passage.handoff)], rights)
+        self._sent += 1
+
     def ask_for_room(self, wanted: bool) -> None:
         """Have the worker say X_TAKEN=1 when it next takes connections, or no longer."""
         self.board[Field.WAITING] = int(wanted)
@@ -105,21 +137,50 @@ class WorkerChannel:
         except OSError:
             pass  # Closed already.
 
-    def read(self) -> notify.Notification | None:
-        """Return the next notification, None when there is none. Raises `ProtocolError`."""
+    def read(self) -> notify.Notification | Passage | None:
+        """Return what the worker has sent next, None when there is nothing.
+
+        Raises `ProtocolError`; and OSError when there are too few descriptors for what comes, which
+        stays where it is.
+        """
+        if self._is_scarce and self._peek() == channel.HANDOFF:
+            descriptors.require(1, like=self.fileno())
         try:
             data, ancillary, flags, _ = self._ours.recvmsg(
-                notify.MAX_DATAGRAM_BYTES, socket.CMSG_SPACE(0), socket.MSG_CMSG_CLOEXEC
+                channel.MAX_HANDOFF_BYTES, _ONE_BYTES, socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, ConnectionResetError):
             return None
-        descriptors.close_all(descriptors.attached(ancillary))
-        if flags & socket.MSG_TRUNC:
+        fds = descriptors.attached(ancillary)
+        if fds:
+            self._is_scarce = max(fds) >= _scarce_fd()
+        if data.startswith(channel.HANDOFF) and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            return self._passage(data, fds)
+        descriptors.close_all(fds)
+        if flags & socket.MSG_TRUNC or len(data) > notify.MAX_DATAGRAM_BYTES:
             raise ProtocolError(f"notification of more than {notify.MAX_DATAGRAM_BYTES} bytes")
         if not data:
             # No end of file: the master holds a duplicate of the other end.
             raise ProtocolError("it has shut its channel down, or sent an empty frame")
         return notify.decode(data)
+
+    def _peek(self) -> bytes:
+        try:
+            return self._ours.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return b""
+
+    def _passage(self, data: bytes, fds: list[int]) -> Passage:
+        try:
+            handoff = channel.decode_handoff(data, len(fds))
+        except ProtocolError:
+            descriptors.close_all(fds)
+            raise
+        if not descriptors.is_connection(fds[0]):
+            descriptors.close_all(fds)
+            raise ProtocolError("it hands over what is no connection")
+        self.last_serial = handoff.serial
+        return Passage(fds[0], replace(handoff, serial=0))
 
     def untaken(self) -> "Untaken":
         """Return what the worker, dead by now, has not taken; it outlives the channel."""
@@ -132,6 +193,12 @@ class WorkerChannel:
         self._page.close()
         self._ours.close()
         self._theirs.close()
+
+
+def _scarce_fd() -> int:
+    """Return a descriptor that, given out lowest first, means that there are few left."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft - _SPARE_DESCRIPTORS if soft > 0 else sys.maxsize
 
 
 class Untaken:
@@ -155,11 +222,13 @@ class Untaken:
                 continue  # Told once, when the other end was closed with something unread in it.
             except BlockingIOError:
                 return 0
+            if order.startswith(channel.HANDOFF):
+                return 1
             if not order or order.startswith(channel.CONNECTION):
                 return len(order)
             self._receive()
 
-    def take(self) -> list[int]:
+    def take(self) -> list[Passage]:
         """Return the next connections, none when there are no more.
 
         Raises OSError when there are too few descriptors for them; they stay where they are.
@@ -168,14 +237,17 @@ class Untaken:
         if not count:
             return []
         descriptors.require(count, like=self._end.fileno())
-        return self._receive()
+        data, fds = self._receive()
+        if data.startswith(channel.HANDOFF):
+            return [Passage(fds[0], channel.decode_handoff(data, len(fds)))]
+        return [Passage(fd) for fd in fds]
 
-    def _receive(self) -> list[int]:
+    def _receive(self) -> tuple[bytes, list[int]]:
         # Not socket.recv_fds, which ignores the flag.
-        _, ancillary, _, _ = self._end.recvmsg(
-            channel.MAX_CONNECTIONS_PER_FRAME, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        data, ancillary, _, _ = self._end.recvmsg(
+            channel.MAX_HANDOFF_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
         )
-        return descriptors.attached(ancillary)
+        return data, descriptors.attached(ancillary)
 
     def close(self) -> None:
         """Close it, and with it the connections that are still in there."""

@@ -17,7 +17,7 @@ from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
 from sdcluster.master import health
-from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
+from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.molds import Mold
 from sdcluster.master.readiness import NotifySocket
@@ -29,6 +29,9 @@ from sdcluster.wire.notify import Notification
 MAX_OFFENCES = 8
 """Frames that break the protocol, after which a worker is not listened to any more."""
 FRAMES_PER_TURN = 32
+MAX_LAST_FRAMES = 1024
+"""The last words of a worker that is dead: more than a channel holds."""
+EXHAUSTED_RETRY_S = 0.25
 MAX_EARLY_EXITS = 64
 STACKS_TIMEOUT_S = 0.3
 """How long a worker that is aborted may write its stacks before the next one is aborted."""
@@ -47,6 +50,7 @@ class Children:
         report: Callable[[ev.Event], None],
         on_room: Callable[[], None],
         on_gone: Callable[[WorkerProcess, Untaken], None],
+        on_passage: Callable[[Passage], None],
         spare_others: bool = False,
     ) -> None:
         """`report` is told each event. `on_room` is told that a worker has taken connections.
@@ -54,7 +58,8 @@ class Children:
         With `spare_others` only processes that were started here are reaped: in a program of the
         user's, the others are the business of that program.
 
-        `on_gone` is told that a worker is dead, and owns what that had not taken.
+        `on_gone` is told that a worker is dead, and owns what that had not taken. `on_passage` owns
+        a connection that a worker hands over.
         """
         self.workers: dict[int, WorkerProcess] = {}
         self._loop = loop
@@ -62,6 +67,7 @@ class Children:
         self._report = report
         self._on_room = on_room
         self._on_gone = on_gone
+        self._on_passage = on_passage
         self._spare_others = spare_others
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}
@@ -285,19 +291,35 @@ class Children:
             self._release(process)
             self._report(ev.ForkFailed(WorkerId(worker), reason))
 
-    def _read_worker(self, process: WorkerProcess) -> None:
+    def _read_worker(self, process: WorkerProcess, *, most: int = FRAMES_PER_TURN) -> None:
         for source in process.sources():
-            for _ in range(FRAMES_PER_TURN):
+            for _ in range(most):
                 if process.id not in self.workers:
                     return
                 try:
-                    notification = source.read()
+                    said = source.read()
                 except ProtocolError as error:
                     self._offended(process, str(error))
                     continue
-                if notification is None:
+                except OSError:
+                    self._pause_reading(process, source)
                     break
-                self._notified(process, notification)
+                if said is None:
+                    break
+                if isinstance(said, Passage):
+                    self._on_passage(said)
+                else:
+                    self._notified(process, said)
+
+    def _pause_reading(self, process: WorkerProcess, source: WorkerChannel | NotifySocket) -> None:
+        """Leave what a worker sends where it is: there are no descriptors for it."""
+        self._loop.remove(source.fileno())
+
+        def resume() -> None:
+            if process.id in self.workers and process.offences < MAX_OFFENCES:
+                self._loop.add(source.fileno(), lambda: self._read_worker(process))
+
+        self._loop.call_later(EXHAUSTED_RETRY_S, resume)
 
     def offended(self, worker: int, text: str) -> None:
         """A worker broke the protocol elsewhere than here. Harmless when it is gone."""
@@ -371,7 +393,7 @@ class Children:
     def _exited(self, process: WorkerProcess, wait_status: int) -> None:
         process.exited, process.wait_status = True, wait_status
         status = exit_text(wait_status)
-        self._read_worker(process)  # Its last words.
+        self._read_worker(process, most=MAX_LAST_FRAMES)
         if process.id not in self.workers:
             return
         if process.retired and process.has_group():

@@ -54,6 +54,7 @@ class Cluster:
             report=self._report,
             on_room=traffic.room,
             on_gone=self._worker_gone,
+            on_passage=traffic.hand_over,
         )
         self._relay = Relay(
             loop,
@@ -265,6 +266,8 @@ class Cluster:
             return  # It could not be spawned, which the supervisor learns next.
         self._traffic.dismiss(process)
         self._relay.retires(worker)
+        if self.supervisor.phase is Phase.STOPPING and not process.is_agent:
+            process.channel.finish()
         process.retire()
         self._chronicle.worker_retires(process, reason)
 

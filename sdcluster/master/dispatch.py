@@ -9,15 +9,19 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from sdcluster.core.balance import RoundRobin, fewest_outstanding
 from sdcluster.loops import EventLoop, Timer
-from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
+from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.listeners import BACKLOG
+from sdcluster.wire import channel
 
 ACCEPTS_PER_TURN = 64
 FULL_RETRY_S = 0.05
 """How long to wait for a worker to say that it has room before looking again."""
+MAX_HOPS = 255
+"""What a connection has made that is to be served where it is: as many as can be told."""
 EXHAUSTED_RETRY_S = 0.25
 """How long to leave connections in the backlog when descriptors or memory are used up."""
 
@@ -39,7 +43,10 @@ class Dispatcher:
         self._on_exhausted = on_exhausted
         self._listeners: dict[int, socket.socket] = {}
         self._workers: list[WorkerChannel] = []
-        self._returned: deque[int] = deque()
+        self._places: dict[WorkerChannel, tuple[int, int]] = {}
+        """The generation and the slot of each."""
+        self._returned: deque[Passage] = deque()
+        """Connections that were accepted, and no longer are or were not yet a worker's."""
         self._untaken: deque[Untaken] = deque()
         self._paused = False
         self._retry: Timer | None = None
@@ -66,15 +73,17 @@ class Dispatcher:
         if self._listeners.pop(fd, None) is not None and not self._paused:
             self._loop.remove(fd)
 
-    def add(self, worker: WorkerChannel) -> None:
+    def add(self, worker: WorkerChannel, *, generation: int = 0, slot: int = 0) -> None:
         """Give connections to a worker from now on."""
         self._workers.append(worker)
+        self._places[worker] = (generation, slot)
         self._resume()
 
     def remove(self, worker: WorkerChannel) -> None:
         """Give a worker nothing more. Harmless when it was never added."""
         if worker in self._workers:
             self._workers.remove(worker)
+            del self._places[worker]
 
     def give_back(self, untaken: Untaken) -> None:
         """Give others the connections whose worker died before it took them."""
@@ -83,6 +92,28 @@ class Dispatcher:
             self._give_returned()
         else:
             untaken.close()
+
+    def hand_over(self, passage: Passage) -> None:
+        """Give a connection that a worker had to another: that of the slot named, if there is one.
+
+        Else to any, of the newest generation if one there has room. When none has, it waits.
+        """
+        handoff = passage.handoff
+        if handoff is not None and handoff.slot != channel.ANY:
+            for worker, (_, slot) in self._places.items():
+                if slot == handoff.slot and self._passes(worker, passage):
+                    return
+            passage = replace(passage, handoff=replace(handoff, slot=channel.ANY, hops=MAX_HOPS))
+        self._returned.append(passage)
+        self._give_returned()
+
+    def _passes(self, worker: WorkerChannel, passage: Passage) -> bool:
+        try:
+            worker.hand_over(passage)
+        except OSError:
+            return False  # Its channel is full, or closed.
+        os.close(passage.fd)
+        return True
 
     def room(self) -> None:
         """Go on: a worker has taken connections."""
@@ -115,7 +146,7 @@ class Dispatcher:
                 return error
             if connection is None:
                 return None
-            self._returned.append(connection)
+            self._returned.append(Passage(connection))
         return None
 
     def _give_anyway(self) -> bool:
@@ -125,15 +156,26 @@ class Dispatcher:
             worker = fewest_outstanding(workers)
             share = min(-(-len(self._returned) // len(workers)), worker.frame_limit)
             some = [self._returned.popleft() for _ in range(share)]
-            try:
-                worker.give(some)
-            except OSError:
-                self._returned.extendleft(reversed(some))
+            left = self._give_together(worker, some)
+            if left:
+                self._returned.extendleft(reversed(left))
                 workers.remove(worker)  # Its channel is full, or closed.
-                continue
-            for fd in some:
-                os.close(fd)
         return bool(workers) and not self._returned
+
+    def _give_together(self, worker: WorkerChannel, passages: list[Passage]) -> list[Passage]:
+        """Give a worker connections, the new ones in one frame; return those it does not take."""
+        new = [passage.fd for passage in passages if passage.handoff is None]
+        try:
+            if new:
+                worker.give(new)
+        except OSError:
+            return passages
+        for fd in new:
+            os.close(fd)
+        others = [passage for passage in passages if passage.handoff is not None]
+        while others and self._passes(worker, others[0]):
+            del others[0]
+        return others
 
     def _accept_some(self, listener: socket.socket) -> None:
         """Accept connections for a turn of the loop, as long as workers have room."""
@@ -175,7 +217,7 @@ class Dispatcher:
                 worker.give(some)
             except OSError:
                 # Full, or its worker is dead and will be reaped: others get them.
-                self._returned.extend(connections[start:])
+                self._returned.extend(Passage(fd) for fd in connections[start:])
                 self._pause_full()
                 return
             for fd in some:
@@ -183,21 +225,22 @@ class Dispatcher:
 
     def _give_returned(self) -> None:
         while self._returned or self._untaken:
-            worker = self._balance.pick(self._workers)
+            worker = self._balance.pick(self._newest()) or self._balance.pick(self._workers)
             if worker is None:
                 self._pause_full()
                 return
             if not self._returned and not self._take_back():
                 return
             self._balance.advance()  # Also past one that does not take it, or it is always asked.
-            fd = self._returned.popleft()
-            try:
-                worker.give([fd])
-            except OSError:
-                self._returned.appendleft(fd)
+            if not self._passes(worker, self._returned[0]):
                 self._pause_full()
                 return
-            os.close(fd)
+            self._returned.popleft()
+
+    def _newest(self) -> list[WorkerChannel]:
+        """Return the workers of the newest generation, which are not to leave soon."""
+        newest = max((generation for generation, _ in self._places.values()), default=0)
+        return [worker for worker in self._workers if self._places[worker][0] == newest]
 
     def _take_back(self) -> bool:
         """Take the next connections that a dead worker has left; False when none can be had."""
@@ -265,7 +308,7 @@ class Dispatcher:
         for listener in list(self._listeners.values()):
             self.unwatch(listener)
         while self._returned:
-            os.close(self._returned.popleft())
+            os.close(self._returned.popleft().fd)
         while self._untaken:
             self._untaken.popleft().close()
 

@@ -117,6 +117,8 @@ class Mold:
             forwarded_allow_ips=config.forwarded_allow_ips,
             root_path=config.root_path,
             max_connections=config.max_connections,
+            replay=config.replay,
+            replay_max_kb=config.replay_max_kb,
             heartbeat_interval_s=heartbeat_interval_s(config),
             drain_timeout_s=config.drain_timeout_s,
             track_requests=config.request_timeout_s > 0,

@@ -264,6 +264,7 @@ class Primary:
             report=self._report,
             on_room=lambda: None,
             on_gone=self._child_gone,
+            on_passage=lambda passage: os.close(passage.fd),  # Nobody hands any over.
             spare_others=True,
         )
         self.loop.add_signal_handler(signal.SIGCHLD, children.reap)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Set
 
 from sdcluster.config import Config
 from sdcluster.errors import ConfigError
-from sdcluster.master.channels import Untaken
+from sdcluster.master.channels import Passage, Untaken
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import RESTART, ListenerSet
 from sdcluster.master.loop import Loop
@@ -87,7 +87,7 @@ class Traffic:
         if not self._is_command:
             process.channel.admit()
             self._dispatcher.set_max_connections(process.mold.config.max_connections)
-            self._dispatcher.add(process.channel)
+            self._dispatcher.add(process.channel, generation=process.generation, slot=process.slot)
 
     def dismiss(self, process: WorkerProcess) -> None:
         """Give a worker nothing more. Harmless when it was not admitted."""
@@ -96,6 +96,10 @@ class Traffic:
     def give_back(self, untaken: Untaken) -> None:
         """Give others what a worker had not taken before it died."""
         self._dispatcher.give_back(untaken)
+
+    def hand_over(self, passage: Passage) -> None:
+        """Give a connection that a worker had to another."""
+        self._dispatcher.hand_over(passage)
 
     def room(self) -> None:
         """Go on: a worker has taken connections."""

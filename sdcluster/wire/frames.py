@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The version of this module: one more with every change of a frame."""
 UPGRADED = (
     "sdcluster was upgraded since this instance was started; restart it "
@@ -62,6 +62,10 @@ class Prepare:
     root_path: str = ""
     max_connections: int = 0
     """Open connections a worker may have when it accepts itself; 0 is no limit."""
+    replay: str = "idempotent"
+    """Which requests go to another worker when theirs dies: `idempotent`, `all` or `never`."""
+    replay_max_kb: int = 64
+    """KiB of a request that are kept for that."""
     heartbeat_interval_s: float = 1.0
     drain_timeout_s: float = 30.0
     track_requests: bool = False

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sdcluster.errors import AppError
+from sdcluster.wire.channel import Handoff
+from sdcluster.worker import handoff, uvprotocols
 from sdcluster.worker.gate import CLOSE, Gate
+from sdcluster.worker.movable import MovableConnection, Moves
 
 DRAIN_POLL_S = 0.02
 CLOSE_GRACE_S = 1.0
@@ -77,34 +80,73 @@ class Application:
             raise AppError("the app's lifespan startup failed")
         self._clock = asyncio.get_running_loop().create_task(self._uvicorn.main_loop())
 
-    def protocol_factory(
-        self, *, on_closed: Callable[[], None] | None = None
-    ) -> Callable[[], asyncio.Protocol]:
-        """Return what makes a protocol; `on_closed` is called when a connection of one closes."""
+    def protocol_factory(self) -> Callable[[], asyncio.Protocol]:
+        """Return what makes a protocol for a connection that stays."""
         cls = self._config.http_protocol_class
-        if on_closed is not None:
-            cls = _telling(cls, on_closed)
+        arguments = self._arguments()
+        return lambda: cls(**arguments)
+
+    def connection_factory(
+        self, moves: Moves
+    ) -> Callable[[int, Handoff, bool], asyncio.BaseProtocol]:
+        """Return what makes a protocol for a connection that can go to another worker.
+
+        It takes the number of the descriptor, what came with it, and whether its socket is a Unix
+        one. Those of an engine whose protocols are not known stay all the same.
+        """
+        cls = uvprotocols.movable(self._config.http_protocol_class)
+        arguments = self._arguments()
+        if cls is None:
+            logger.warning("this version of uvicorn is not known: connections stay in their worker")
+            plain = _telling(self._config.http_protocol_class, moves.on_closed)
+            return lambda _number, _handoff, _is_unix: plain(**arguments)
+
+        def make(number: int, came_with: Handoff, is_unix: bool) -> asyncio.BaseProtocol:
+            engine = cls(**arguments)
+            connection = MovableConnection(engine, number, came_with, moves, is_unix=is_unix)
+            handoff.enter(connection)
+            return connection
+
+        return make
+
+    def _arguments(self) -> dict[str, Any]:
         arguments = {"config": self._config, "server_state": self._state}
         app_state = getattr(self._uvicorn.lifespan, "state", None)
         if app_state is not None:
             arguments["app_state"] = app_state
-        return lambda: cls(**arguments)
+        return arguments
 
-    async def drain(self, timeout_s: float, *, is_arriving: Callable[[], object]) -> None:
-        """Answer everything that is open once more, then close it; until the deadline.
+    async def drain(
+        self,
+        timeout_s: float,
+        *,
+        is_arriving: Callable[[], object],
+        moves: Moves | None = None,
+    ) -> None:
+        """Be rid of every connection; until the deadline.
 
+        With `moves` those that are idle go to other workers, and those at work when they are idle.
+        The others, and all when there is nobody to go to, are answered once more and closed.
         `is_arriving` tells whether connections are about to get their protocol.
         """
         state = self._state
-        self._gate.drain()
-        for protocol in state.connections:
-            _announce_close(protocol)
+        if moves is None or moves.is_shut:
+            moves = None
+            self._close_when_answered()
+        else:
+            moves.is_draining = True
+            self._gate.drain(_is_stuck)
 
         def is_over() -> bool:
             return not (state.connections or state.tasks or is_arriving())
 
         deadline = time.monotonic() + timeout_s
         while not is_over() and time.monotonic() < deadline:
+            if moves is not None:
+                self._move_all()
+                if moves.is_shut:
+                    moves = None
+                    self._close_when_answered()
             await asyncio.sleep(DRAIN_POLL_S)
         if is_over():
             return
@@ -118,11 +160,33 @@ class Application:
         for task in list(state.tasks):
             task.cancel()
 
+    def _close_when_answered(self) -> None:
+        self._gate.drain(lambda: True)
+        for protocol in self._state.connections:
+            _announce_close(protocol)
+
+    def _move_all(self) -> None:
+        """Hand over what is idle, as much as the master takes at a time."""
+        for protocol in list(self._state.connections):
+            connection = protocol.transport
+            if (
+                isinstance(connection, MovableConnection)
+                and connection.is_free
+                and not connection.hand_over()
+            ):
+                return
+
     async def shut_down(self) -> None:
         """Run the lifespan's shutdown."""
         if self._clock is not None:
             self._clock.cancel()
         await self._uvicorn.lifespan.shutdown()
+
+
+def _is_stuck() -> bool:
+    """Tell whether the connection of the request can never go to another worker."""
+    connection = handoff.current()
+    return connection is None or connection.is_stuck
 
 
 def _announce_close(protocol: Any) -> None:

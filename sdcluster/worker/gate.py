@@ -28,12 +28,12 @@ class Gate:
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         return self._app(scope, receive, send)
 
-    def drain(self) -> None:
-        """Make each response that begins from now on the last of its connection."""
+    def drain(self, is_last: Callable[[], bool]) -> None:
+        """Make a response that begins from now on the last of its connection, if `is_last`."""
         app = self._app
 
         def closing(scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
-            if scope["type"] == "http":
+            if scope["type"] == "http" and is_last():
                 send = _closing(send)
             return app(scope, receive, send)
 

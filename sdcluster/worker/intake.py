@@ -17,7 +17,9 @@ from typing import Any
 from sdcluster import descriptors
 from sdcluster.errors import ProtocolError, reason_of
 from sdcluster.wire import channel, notify
+from sdcluster.wire.channel import Handoff
 from sdcluster.wire.scoreboard import Field, Scoreboard
+from sdcluster.worker.ledger import Ledger
 
 ACCEPTS_PER_TURN = 4
 """Connections taken in one turn of the loop, so that siblings get theirs."""
@@ -27,13 +29,17 @@ FRAMES_PER_TURN = 16
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 
+ConnectionFactory = Callable[[int, Handoff, bool], asyncio.BaseProtocol]
+"""Takes the number of a descriptor, what came with it, and whether its socket is a Unix one."""
+
 logger = logging.getLogger("sdcluster")
 
 
 class Intake:
-    """Takes connections and makes a protocol for each with `protocol_factory`.
+    """Takes connections and makes a protocol for each with `connection_factory`.
 
-    `on_end` is called once, when the master says that no more will come, or is dead.
+    `on_finish` is called when the cluster stops. `on_end` is called once, when the master says that
+    no more will come, or is dead.
     """
 
     def __init__(
@@ -42,18 +48,22 @@ class Intake:
         listeners: Sequence[socket.socket],
         board: Scoreboard,
         *,
-        protocol_factory: Callable[[], asyncio.Protocol],
+        ledger: Ledger,
+        connection_factory: ConnectionFactory,
         connections: Callable[[], int],
         max_connections: int,
+        on_finish: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
         self._listeners = list(listeners)
         self._board = board
-        self._protocol_factory = protocol_factory
+        self._ledger = ledger
+        self._connection_factory = connection_factory
         self._connections = connections
         self._max_connections = max_connections
+        self._on_finish = on_finish
         self._on_end = on_end
         self._opening: set[asyncio.Task[Any]] = set()
         self._admitted = False
@@ -116,8 +126,10 @@ class Intake:
             if not self._has_room():
                 self._pause()
                 return
+            self._ledger.begin_taking()
             try:
                 connection, _ = listener.accept()
+                self._open(connection, Handoff())
             except (BlockingIOError, InterruptedError):
                 return  # A sibling was faster.
             except ConnectionAbortedError:
@@ -131,7 +143,8 @@ class Intake:
                 self._pause()
                 self._loop.call_later(EXHAUSTED_PAUSE_S, self._resume)
                 return
-            self._open(connection)
+            finally:
+                self._ledger.end_taking()
 
     def closed(self) -> None:
         """Use the room that a connection has left by closing, or let the master use it."""
@@ -155,48 +168,65 @@ class Intake:
                 self._loop.remove_reader(self._control)
                 self._loop.call_later(EXHAUSTED_PAUSE_S, self._listen_to_master)
                 return
+            self._ledger.begin_taking()
             try:
-                data, ancillary, flags, _ = self._control.recvmsg(
-                    channel.MAX_CONNECTIONS_PER_FRAME + 1,
-                    _ANCILLARY_BYTES,
-                    socket.MSG_CMSG_CLOEXEC,
-                )
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                data, ancillary = b"", []
-            fds = descriptors.attached(ancillary)
-            attached = len(fds)
-            if flags & socket.MSG_CTRUNC:
-                attached = len(data)
-                logger.error("descriptors are used up: %d connections lost", attached - len(fds))
-            if data:
-                try:
+                if not self._take():
+                    return
+            finally:
+                self._ledger.end_taking()
+
+    def _take(self) -> bool:
+        """Take one frame; False when there is none."""
+        arrival = self._ledger.arrival
+        try:
+            length, ancillary, flags, _ = self._control.recvmsg_into(
+                [arrival], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            length, ancillary, flags = 0, [], 0
+        data = bytes(arrival[:length])
+        fds = descriptors.attached(ancillary)
+        attached = len(fds)
+        if flags & socket.MSG_CTRUNC:
+            attached = 1 if data.startswith(channel.HANDOFF) else length
+            logger.error("descriptors are used up: %d connections lost", attached - len(fds))
+        if data == channel.FINISH:
+            self._on_finish()
+            return True
+        came_with = Handoff()
+        if data:
+            try:
+                if data.startswith(channel.HANDOFF):
+                    came_with, taken = channel.decode_handoff(data, attached), 1
+                else:
                     taken = channel.decode_order(data, attached)
-                except ProtocolError:
-                    logger.exception("the master broke the protocol; this worker drains")
-                    data = b""
-            if not data:
-                self._loop.remove_reader(self._control)
-                self._on_end()
-                return
-            if not taken:
-                self._admitted = True
-                self.look_for_room()
-                continue
-            self._is_scarce = max(fds, default=sys.maxsize) >= self._high_fd
-            for fd in fds:
-                self._open(socket.socket(fileno=fd))
-            words = self._board.words
-            # In this order: the master adds the two up, and must not miss a connection in between.
-            words[Field.CONNECTIONS] = self._connections() + len(self._opening)
-            words[Field.TAKEN] += taken
-            self._tell_room()
+            except ProtocolError:
+                logger.exception("the master broke the protocol; this worker drains")
+                data = b""
+        if not data:
+            self._loop.remove_reader(self._control)
+            self._on_end()
+            return False
+        if not taken:
+            self._admitted = True
+            self.look_for_room()
+            return True
+        self._is_scarce = max(fds, default=sys.maxsize) >= self._high_fd
+        for fd in fds:
+            self._open(socket.socket(fileno=fd), came_with)
+        words = self._board.words
+        # In this order: the master adds the two up, and must not miss a connection in between.
+        words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+        words[Field.TAKEN] += taken
+        self._tell_room()
+        return True
 
     def _lacks_descriptors(self) -> bool:
         """Tell whether connections wait for which there are no descriptors: they would be lost."""
         try:
-            if self._control.recv(1, socket.MSG_PEEK) != channel.CONNECTION:
+            if self._control.recv(1, socket.MSG_PEEK) not in (channel.CONNECTION, channel.HANDOFF):
                 return False
         except OSError:
             return False
@@ -206,15 +236,21 @@ class Intake:
             return True
         return False
 
-    def _open(self, connection: socket.socket) -> None:
+    def _open(self, connection: socket.socket, came_with: Handoff) -> None:
+        self._ledger.enter(connection.fileno(), came_with)
         connection.setblocking(False)
-        task = self._loop.create_task(self._connect(connection))
+        task = self._loop.create_task(self._connect(connection, came_with))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
-    async def _connect(self, connection: socket.socket) -> None:
+    async def _connect(self, connection: socket.socket, came_with: Handoff) -> None:
+        number, is_unix = connection.fileno(), connection.family == socket.AF_UNIX
+
+        def make() -> asyncio.BaseProtocol:
+            return self._connection_factory(number, came_with, is_unix)
+
         try:
-            await self._loop.connect_accepted_socket(self._protocol_factory, connection)
+            await self._loop.connect_accepted_socket(make, connection)
         except OSError:
             connection.close()  # The client has gone already.
 

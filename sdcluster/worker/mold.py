@@ -26,6 +26,7 @@ from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
 from sdcluster.worker import agent, command, engine, loader, logs, script, server
 from sdcluster.worker.intake import tell
+from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.service import ServiceMember
 
 MAX_DESCRIPTORS = 250
@@ -299,6 +300,7 @@ def _serve(
     descriptors: Sequence[int],
 ) -> None:
     board = Scoreboard(mmap.mmap(descriptors[1], SIZE_BYTES))
+    ledger = Ledger(prepare.replay_max_kb * 1024)
     if app is None:
         app, interface = load_app(prepare)
         logs.promote()
@@ -318,6 +320,7 @@ def _serve(
         control=control,
         listeners=listeners,
         board=board,
+        ledger=ledger,
         on_loop=join,
         flush=member.flush,
     )

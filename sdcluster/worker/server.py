@@ -6,12 +6,17 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 
 from sdcluster.wire.frames import Prepare
 from sdcluster.wire.scoreboard import Field, Scoreboard
 from sdcluster.worker.application import Application, loop_factory
+from sdcluster.worker.exit import Exit
 from sdcluster.worker.gate import App, Gate
 from sdcluster.worker.intake import Intake
+from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.movable import Moves
+from sdcluster.worker.replay import Policy
 
 FLUSH_TIMEOUT_S = 1.0
 """How long the master may take to read the last messages of a worker."""
@@ -24,6 +29,7 @@ def serve(
     control: socket.socket,
     listeners: Sequence[socket.socket],
     board: Scoreboard,
+    ledger: Ledger,
     on_loop: Callable[[asyncio.AbstractEventLoop], None],
     flush: Callable[[], Awaitable[None]],
 ) -> None:
@@ -34,7 +40,7 @@ def serve(
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         on_loop(runner.get_loop())
-        runner.run(_Server(app, prepare, control, listeners, board).run(flush))
+        runner.run(_Server(app, prepare, control, listeners, board, ledger).run(flush))
 
 
 class _Server:
@@ -45,7 +51,9 @@ class _Server:
         control: socket.socket,
         listeners: Sequence[socket.socket],
         board: Scoreboard,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._prepare = prepare
         self._control = control
         self._listeners = listeners
@@ -62,15 +70,22 @@ class _Server:
         loop, application = asyncio.get_running_loop(), self._application
         await application.start_up()
         limit = self._prepare.max_connections
+        way_out = Exit(self._control)
+        moves = Moves(
+            self._ledger,
+            way_out,
+            replay=cast(Policy, self._prepare.replay),
+            on_closed=lambda: intake.closed() if limit else None,
+        )
         intake = Intake(
             self._control,
             self._listeners,
             self._board,
-            protocol_factory=application.protocol_factory(
-                on_closed=(lambda: intake.closed()) if limit else None
-            ),
+            ledger=self._ledger,
+            connection_factory=application.connection_factory(moves),
             connections=lambda: application.connections,
             max_connections=limit,
+            on_finish=way_out.shut,
             on_end=self._ended.set,
         )
         # It serves until the master has another in its place, or has heard SIGTERM as well.
@@ -81,7 +96,9 @@ class _Server:
         intake.tell(READY=1)
         await self._ended.wait()
         intake.stop_accepting()
-        await application.drain(self._prepare.drain_timeout_s, is_arriving=lambda: intake.opening)
+        await application.drain(
+            self._prepare.drain_timeout_s, is_arriving=lambda: intake.opening, moves=moves
+        )
         beat.cancel()
         await application.shut_down()
         with contextlib.suppress(TimeoutError):

@@ -11,6 +11,7 @@ import pytest
 
 from sdcluster.master.channels import Untaken, WorkerChannel
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
+from sdcluster.wire.notify import Notification
 
 
 @contextmanager
@@ -45,8 +46,8 @@ def take_all(untaken: Untaken) -> list[int]:
         connections = untaken.take()
         assert len(connections) == count
         counts.append(count)
-        for fd in connections:
-            os.close(fd)
+        for passage in connections:
+            os.close(passage.fd)
     assert untaken.take() == []
     untaken.close()
     return counts
@@ -108,8 +109,8 @@ def test_connections_without_room_for_all_stay_in_the_channel(
     with room_for(3):
         connections = untaken.take()
     assert len(connections) == 3
-    for fd in connections:
-        os.close(fd)
+    for passage in connections:
+        os.close(passage.fd)
     for client in clients:
         client.close()
     untaken.close()
@@ -131,6 +132,6 @@ def test_descriptors_that_a_worker_sends_are_closed(channel: WorkerChannel) -> N
         worker.sendmsg([b"STATUS=hello"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     theirs.close()
     notification = channel.read()
-    assert notification is not None and notification.status == "hello"
+    assert isinstance(notification, Notification) and notification.status == "hello"
     assert other.recv(1) == b""
     other.close()

@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 
 from sdcluster.core.balance import MAX_OUTSTANDING
-from sdcluster.master.channels import SENSELESS, Untaken, WorkerChannel
+from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.dispatch import ACCEPTS_PER_TURN, Dispatcher
 from sdcluster.master.listeners import BACKLOG
 from sdcluster.master.loop import Loop, Timer
-from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
+from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME, Handoff
 
 
 class FakeLoop:
@@ -83,6 +83,7 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.frames: list[list[int]] = []
+        self.handoffs: list[Handoff] = []
         self.taken = 0
         self.open = 0
         self.error: OSError | None = None
@@ -108,6 +109,12 @@ class FakeWorker:
             raise self.error
         self.frames.append([os.dup(fd) for fd in connections])
 
+    def hand_over(self, passage: Passage) -> None:
+        """Duplicate it, and keep what it had elsewhere."""
+        self.give([passage.fd])
+        if passage.handoff is not None:
+            self.handoffs.append(passage.handoff)
+
     def ask_for_room(self, wanted: bool) -> None:
         """Take note."""
         self.asked = wanted
@@ -129,11 +136,11 @@ class FakeUntaken:
         """Return how many connections come next."""
         return len(self.frames[0]) if self.frames else 0
 
-    def take(self) -> list[int]:
+    def take(self) -> list[Passage]:
         """Return the next ones."""
         if self.error is not None:
             raise self.error
-        return self.frames.pop(0) if self.frames else []
+        return [Passage(fd) for fd in self.frames.pop(0)] if self.frames else []
 
     def close(self) -> None:
         """Close what is left."""

@@ -62,7 +62,7 @@ def test_open_gate_changes_nothing() -> None:
 def test_draining_gate_ends_each_connection_with_its_response() -> None:
     """What the app says about the connection is replaced, the rest stays."""
     app = Gate(hello)
-    app.drain()
+    app.drain(lambda: True)
     start, body = answer(app)
     assert start["headers"] == [(b"x-a", b"1"), (b"connection", b"close")]
     assert start["status"] == 200 and body["body"] == b"hello"
@@ -75,14 +75,14 @@ def test_draining_gate_knows_responses_without_headers() -> None:
         await send({"type": "http.response.start", "status": 204})
 
     app = Gate(bare)
-    app.drain()
+    app.drain(lambda: True)
     assert answer(app)[0]["headers"] == [(b"connection", b"close")]
 
 
 def test_draining_gate_leaves_websockets_alone() -> None:
     """They have no such header."""
     app = Gate(hello)
-    app.drain()
+    app.drain(lambda: True)
     assert (b"connection", b"close") not in answer(app, "websocket")[0]["headers"]
 
 
@@ -96,7 +96,7 @@ def test_request_that_began_before_the_drain_is_not_changed() -> None:
 
     async def run() -> None:
         request = app({"type": "http"}, None, send)  # type: ignore[arg-type]
-        app.drain()
+        app.drain(lambda: True)
         await request
 
     asyncio.run(run())
@@ -150,6 +150,6 @@ def test_only_requests_are_tracked(board: Scoreboard) -> None:
 def test_tracked_requests_end_their_connections_while_it_drains(board: Scoreboard) -> None:
     """Both at once."""
     app = Gate(hello, board)
-    app.drain()
+    app.drain(lambda: True)
     assert (b"connection", b"close") in answer(app)[0]["headers"]
     assert board[Field.OLDEST_REQUEST_NS] == 0

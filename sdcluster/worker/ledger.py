@@ -1,0 +1,91 @@
+"""The worker's side of the ledger: the memory, and an entry in it for each of its connections."""
+
+import mmap
+import os
+import resource
+
+from sdcluster.wire.channel import MAX_PROXIED_BYTES, Handoff
+from sdcluster.wire.ledger import (
+    MAGIC,
+    MAX_CAPACITY,
+    PAGE_BYTES,
+    Head,
+    Layout,
+    State,
+    Word,
+)
+
+SCRATCH_BYTES = 256 * 1024
+"""How much is read at a time from a connection whose request is longer than what is kept."""
+
+
+class Ledger:
+    """The memory, which the process that has made it may share. See `wire.ledger`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """`limit_bytes`, of whole pages, are kept of a request. Raises OSError."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        capacity = min(soft, MAX_CAPACITY) if soft > 0 else MAX_CAPACITY
+        self.layout = layout = Layout(capacity, limit_bytes)
+        self.fd = os.memfd_create("ledger", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, layout.size)
+        self.map = mmap.mmap(self.fd, layout.size)
+        self.map.madvise(mmap.MADV_DONTDUMP)  # Else each core dump would have room for all of it.
+        self.bytes = memoryview(self.map)
+        self.words = self.bytes.cast("Q")
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        """Shared by all connections: what is read is out of it before another reads."""
+        self.arrival = self.bytes[layout.arrival_at : layout.entries_at]
+        """Where frames from the control channel are read into."""
+        self.left: list[int] = []
+        """Numbers of connections whose end was told; they are closed right after that."""
+        self.words[Head.MAGIC] = MAGIC
+        self.words[Head.CAPACITY] = capacity
+        self.words[Head.LIMIT] = limit_bytes
+
+    def has(self, number: int) -> bool:
+        """Tell whether there is an entry for a connection."""
+        return number < self.layout.capacity
+
+    def index(self, number: int) -> int:
+        """Return the index in `words` of the first word of an entry."""
+        return self.layout.entry_at(number) // 8
+
+    def begin_taking(self) -> None:
+        """Note that there may be connections that are not entered yet: those with no state."""
+        for number in self.left:
+            self.words[self.index(number)] = State.NONE
+        self.left.clear()
+        self.words[Head.TAKING] = 1
+
+    def end_taking(self) -> None:
+        """Note that all connections are entered."""
+        self.bytes[self.layout.arrival_at] = 0
+        self.words[Head.TAKING] = 0
+
+    def enter(self, number: int, handoff: Handoff) -> None:
+        """Enter a connection, with what it was handed over with."""
+        if not self.has(number):
+            return
+        words, at, layout = self.words, self.index(number), self.layout
+        unanswered = handoff.unanswered
+        words[at + Word.STATE] = State.NONE
+        words[at + Word.IN_BASE] = handoff.consumed - len(unanswered)
+        words[at + Word.OUT_BASE] = words[at + Word.OUT_DONE] = handoff.written
+        words[at + Word.OUT_END] = words[at + Word.HANDING] = 0
+        words[at + Word.CRASHES] = handoff.crashes
+        proxied_at = layout.proxied_at(number)
+        proxied = handoff.proxied[:MAX_PROXIED_BYTES]
+        self.bytes[proxied_at : proxied_at + len(proxied) + 1] = proxied + b"\0"
+        kept = len(unanswered) <= layout.limit
+        if kept:
+            data_at = layout.data_at(number)
+            self.bytes[data_at : data_at + len(unanswered)] = unanswered
+        words[at + Word.LENGTH] = len(unanswered)
+        words[at + Word.STATE] = State.OPEN if kept else State.PINNED
+
+    def free(self, number: int, length: int) -> None:
+        """Give the memory of a request of some length back."""
+        pages = min(length, self.layout.limit) // PAGE_BYTES
+        if pages:
+            self.map.madvise(mmap.MADV_REMOVE, self.layout.data_at(number), pages * PAGE_BYTES)

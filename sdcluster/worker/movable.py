@@ -1,0 +1,438 @@
+"""A connection that can go to another worker: between the event loop's transport and the engine.
+
+To the loop it is the protocol, to the engine the transport. It sees to it that at any time all is
+known that another worker would need to take the connection over: what has been read of a request
+(right into the ledger) and whether the response has begun. So what is written is held back until
+the response is complete, or the turn of the loop is over, and then written at once: a short
+response is in the kernel whole or not at all.
+"""
+
+import array
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from sdcluster.wire.channel import ANY, Handoff
+from sdcluster.wire.ledger import ENTRY_BYTES, State, Word
+from sdcluster.worker.exit import Exit
+from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.replay import Fate, Policy, fate, request_line
+
+MAX_HELD_BYTES = 64 * 1024
+"""What is held back of a response."""
+
+_STATE, _IN_BASE, _LENGTH = int(Word.STATE), int(Word.IN_BASE), int(Word.LENGTH)
+_OUT_BASE, _OUT_DONE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_DONE), int(Word.OUT_END)
+_HANDING = int(Word.HANDING)
+_LONG_BYTES = 16 * 1024
+"""A request that takes so much memory that it is given back."""
+_BAD_GATEWAY = (
+    b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 11\r\nconnection: close\r\n\r\nBad Gateway"
+)
+
+logger = logging.getLogger("sdcluster")
+
+
+class Moves:
+    """What the connections of a worker have in common."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        exit: Exit,  # noqa: A002  # That is what it is.
+        *,
+        replay: Policy,
+        on_closed: Callable[[], None],
+    ) -> None:
+        """`on_closed` is called when a connection is gone; `replay` is for what a dead one had."""
+        self.ledger = ledger
+        self.exit = exit
+        self.replay: Policy = replay
+        self.on_closed = on_closed
+        self.is_draining = False
+        """Whether all are to go to other workers, as soon as they are free."""
+        self.serial = 0
+        self.holding: list[MovableConnection] = []
+        """Those with something held back, which is written when the turn is over."""
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether there is nobody to go to."""
+        return self.exit.is_shut
+
+    def flush(self) -> None:
+        """Write what is held back; the turn is over."""
+        holding, self.holding = self.holding, []
+        for connection in holding:
+            connection.flush()
+
+
+class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
+    """One connection. `engine` is the engine's protocol, told by it of requests: see `engine`."""
+
+    __slots__ = (
+        "_at",
+        "_data_at",
+        "_engine",
+        "_fd",
+        "_feed",
+        "_held",
+        "_held_bytes",
+        "_is_behind",
+        "_is_gone",
+        "_is_held",
+        "_is_pinned",
+        "_is_unix",
+        "_ledger",
+        "_length",
+        "_limit",
+        "_loop",
+        "_map",
+        "_moves",
+        "_origin",
+        "_out_base",
+        "_read",
+        "_region",
+        "_transport",
+        "_words",
+        "_written",
+        "crashes",
+        "hops",
+        "proxied",
+    )
+
+    def __init__(
+        self, engine: Any, number: int, handoff: Handoff, moves: Moves, *, is_unix: bool
+    ) -> None:
+        """`number` is the descriptor's; the ledger has it already."""
+        self._engine = engine
+        self._feed: Callable[[bytes], None] = engine.data_received
+        self._fd = number
+        self._moves = moves
+        self._is_unix = is_unix
+        self._loop = asyncio.get_running_loop()
+        self._ledger = ledger = moves.ledger
+        layout = ledger.layout
+        if ledger.has(number):
+            self._words, self._at = ledger.words, ledger.index(number)
+            self._limit, self._data_at = layout.limit, layout.data_at(number)
+        else:
+            self._words, self._at = memoryview(array.array("Q", bytes(ENTRY_BYTES))), 0
+            self._limit, self._data_at = 0, 0
+        self._map = ledger.map
+        self._region = ledger.bytes[self._data_at : self._data_at + self._limit]
+        self._origin: bytes | None = handoff.unanswered
+        self._length = len(handoff.unanswered)
+        self._read = handoff.consumed - self._length
+        """Bytes read before the request that is unanswered."""
+        self._written = self._out_base = handoff.written
+        """Bytes written, and those of them that were written before the response to it."""
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._is_held = False
+        self._is_pinned = not self._limit
+        self._is_behind = False
+        """Whether the transport still had something to write when it was last looked at."""
+        self._is_gone = False
+        self._transport: Any = None
+        self.hops = handoff.hops
+        """How often the request was handed over."""
+        self.crashes = handoff.crashes
+        """How many workers have died with the request."""
+        self.proxied = handoff.proxied
+        """Who the client is when a proxy has said so: a line of the PROXY protocol, version 1."""
+
+    # What the loop calls.
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin, with what the connection was handed over with."""
+        self._transport = transport
+        self._engine.connection_made(self)
+        unanswered, self._origin = self._origin, None
+        if unanswered:
+            self._go_on(unanswered)
+        elif self._read:
+            self._engine.wait_for_request()
+
+    def _go_on(self, unanswered: bytes) -> None:
+        """Serve what another worker has read, if that may be after what befell it."""
+        match fate(unanswered, self.crashes, self._moves.replay):
+            case Fate.SERVED:
+                self._engine.data_received(unanswered)
+            case Fate.REFUSED:
+                logger.error(
+                    "%d workers have died with the request %r: it is answered 502",
+                    self.crashes,
+                    request_line(unanswered),
+                )
+                self.write(_BAD_GATEWAY)
+                self.close()
+            case Fate.CLOSED:
+                logger.warning(
+                    "a worker has died with the request %r, which may not be sent to an app twice: "
+                    "its connection is closed",
+                    request_line(unanswered),
+                )
+                self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End."""
+        if not self._is_gone:
+            self._is_gone = True
+            self._words[self._at] = State.LEFT
+            self._engine.connection_lost(error)
+        if self._limit:
+            self._ledger.left.append(self._fd)
+        self._moves.on_closed()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Return where to read to."""
+        length = self._length
+        if not length and not self._is_pinned:
+            return self._region
+        if length >= self._limit:
+            return self._ledger.scratch
+        return self._region[length:]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        begin = self._length
+        if begin < self._limit:
+            at = self._data_at + begin
+            data = self._map[at : at + nbytes]
+        else:
+            data = bytes(self._ledger.scratch[:nbytes])
+        self._length = begin + nbytes
+        if self._is_unix:
+            self._words[self._at + _LENGTH] = begin + nbytes
+            if self._is_behind and not self._transport.get_write_buffer_size():
+                self._is_behind = False
+                self._words[self._at + _OUT_DONE] = self._written
+        self._feed(data)
+
+    def eof_received(self) -> bool | None:
+        """Pass on that the client sends no more."""
+        result: bool | None = self._engine.eof_received()
+        return result
+
+    def pause_writing(self) -> None:
+        """Pass on that the client is slow to read."""
+        self._engine.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that it has caught up."""
+        self._engine.resume_writing()
+
+    # What the engine calls, as of a transport.
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        """Write, as soon as there is something whole to write."""
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > MAX_HELD_BYTES:
+            self.flush()
+        elif not self._is_held:
+            self._is_held = True
+            holding = self._moves.holding
+            if not holding:
+                self._loop.call_soon(self._moves.flush)
+            holding.append(self)
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Write each."""
+        for data in list_of_data:
+            self.write(data)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self._is_held = False
+        if self._held:
+            self._send()
+
+    def _send(self) -> None:
+        held = self._held
+        data = held[0] if len(held) == 1 else b"".join(held)
+        held.clear()
+        self._held_bytes = 0
+        transport = self._transport
+        if transport.is_closing():
+            return  # Its descriptor may be another's by now.
+        self._written += len(data)
+        sent = 0
+        if not self._is_behind or not transport.get_write_buffer_size():
+            self._is_behind = False
+            try:  # On the hot path.
+                sent = os.write(self._fd, data)
+            except OSError:
+                pass  # Full; or broken, which the transport will find.
+        if sent < len(data):
+            self._is_behind = True
+            transport.write(data[sent:])
+
+    def close(self) -> None:
+        """Close it when all is written."""
+        if not self._is_gone:
+            self.flush()
+            self._words[self._at] = State.LEFT
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        if not self._is_gone:
+            self._held.clear()
+            self._words[self._at] = State.LEFT
+            self._transport.abort()
+
+    def is_closing(self) -> bool:
+        """Tell whether it is closed, or gone to another worker."""
+        return self._is_gone or self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        """Read no more."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if not self._is_gone:
+            self._transport.resume_reading()
+
+    def is_reading(self) -> bool:
+        """Tell whether it is read from."""
+        return bool(self._transport.is_reading())
+
+    def set_protocol(self, protocol: Any) -> None:
+        """Hand it to another protocol: it is upgraded, and stays."""
+        self.pin()
+        self._engine, self._feed = protocol, protocol.data_received
+
+    def get_protocol(self) -> Any:
+        """Return the engine's protocol."""
+        return self._engine
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what the transport says."""
+        return self._transport.get_extra_info(name, default)
+
+    def can_write_eof(self) -> bool:
+        """Tell whether `write_eof` works."""
+        return bool(self._transport.can_write_eof())
+
+    def write_eof(self) -> None:
+        """Say that no more is written."""
+        self.pin()
+        self.flush()
+        self._transport.write_eof()
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes are not written yet."""
+        return self._held_bytes + int(self._transport.get_write_buffer_size())
+
+    def get_write_buffer_limits(self) -> Any:
+        """Return the transport's."""
+        return self._transport.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the transport's."""
+        self._transport.set_write_buffer_limits(high, low)
+
+    # What the engine's protocol tells.
+
+    def answered(self) -> None:
+        """A response is complete, and nothing but its request has been read."""
+        words, at = self._words, self._at
+        self._is_held = False
+        if self._held:
+            words[at + _OUT_END] = self._written + self._held_bytes
+            self._send()
+        else:
+            words[at + _OUT_END] = self._written
+        written = self._written
+        if self._is_unix and not self._is_behind:
+            words[at + _OUT_DONE] = written
+        length = self._length
+        self._read += length
+        words[at + _IN_BASE] = self._read
+        if self._is_unix:
+            words[at + _LENGTH] = 0
+        words[at + _OUT_BASE] = self._out_base = written
+        self._length = 0
+        if self._is_pinned or length > _LONG_BYTES or self.hops or self.crashes:
+            self._be_as_new(length)
+        if self._moves.is_draining:
+            self._loop.call_soon(self._leave)
+
+    def _be_as_new(self, length: int) -> None:
+        """Forget a request that was out of the ordinary."""
+        self.hops = self.crashes = 0
+        self._words[self._at + Word.CRASHES] = 0
+        if self._limit:
+            self._is_pinned = False
+            self._words[self._at] = State.OPEN
+            self._ledger.free(self._fd, length)
+
+    def pin(self) -> None:
+        """Stay here until a response is complete and nothing is begun: see `answered`."""
+        if not self._is_pinned:
+            self._is_pinned = True
+            self._words[self._at] = State.PINNED
+
+    # To another worker.
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it can never go elsewhere."""
+        return not self._limit
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether it can go elsewhere now: nothing is written in answer to what was read."""
+        return not (
+            self._is_pinned
+            or self._length > self._limit
+            or self._written != self._out_base
+            or self._held
+            or self._is_gone
+            or self._transport.is_closing()
+            or self._transport.get_write_buffer_size()
+        )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can go elsewhere, and the app is not at work on it."""
+        return self.is_movable and bool(self._engine.is_waiting())
+
+    def _leave(self) -> None:
+        if self.is_free:
+            self.hand_over()
+
+    def hand_over(self, slot: int = ANY) -> bool:
+        """Let the worker of another slot have it, with what is unanswered; False if that cannot be.
+
+        Whoever is at work on the request finds the client gone.
+        """
+        if not self.is_movable:
+            return False
+        moves, words, at, length = self._moves, self._words, self._at, self._length
+        moves.serial += 1
+        handoff = Handoff(
+            unanswered=self._map[self._data_at : self._data_at + length],
+            slot=slot,
+            hops=self.hops + 1 if length else 0,
+            crashes=self.crashes,
+            serial=moves.serial,
+            consumed=self._read + length,
+            written=self._written,
+            proxied=self.proxied,
+        )
+        words[at + _HANDING] = moves.serial
+        if not moves.exit.send(self._fd, handoff):
+            words[at + _HANDING] = 0
+            return False
+        words[at] = State.LEFT
+        self._is_gone = True
+        self._engine.connection_lost(None)
+        self._transport.abort()  # Closed without a shutdown(2): the client sees nothing.
+        return True

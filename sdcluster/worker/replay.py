@@ -1,0 +1,47 @@
+"""What becomes of a request whose worker died before it began to answer. Pure."""
+
+import re
+from enum import Enum
+from typing import Literal
+
+Policy = Literal["idempotent", "all", "never"]
+
+MAX_CRASHES = 1
+"""Workers that may die with a request before it is refused."""
+
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+"""RFC 9110, 9.2.2."""
+_IDEMPOTENCY_KEY = re.compile(rb"\r\nidempotency-key[ \t]*:", re.IGNORECASE)
+_MAX_LINE_CHARS = 200
+
+
+class Fate(Enum):
+    """What becomes of it."""
+
+    SERVED = "served"
+    REFUSED = "refused"
+    """It is answered that it failed: the next worker would die as well."""
+    CLOSED = "closed"
+    """Its connection is closed: it may have been carried out, and must not be twice."""
+
+
+def fate(unanswered: bytes, crashes: int, policy: Policy) -> Fate:
+    """Return what becomes of what was read from a connection when `crashes` workers have died."""
+    if not crashes or not unanswered:
+        return Fate.SERVED
+    if crashes > MAX_CRASHES:
+        return Fate.REFUSED
+    head, end, _ = unanswered.partition(b"\r\n\r\n")
+    if not end:
+        return Fate.SERVED  # No app has seen it.
+    if policy == "all":
+        return Fate.SERVED
+    method = head.lstrip(b"\r\n").partition(b" ")[0]
+    may = method in _IDEMPOTENT or _IDEMPOTENCY_KEY.search(head) is not None
+    return Fate.SERVED if may and policy == "idempotent" else Fate.CLOSED
+
+
+def request_line(unanswered: bytes) -> str:
+    """Return the first line of a request, fit for a log."""
+    line = unanswered.lstrip(b"\r\n").partition(b"\r\n")[0].decode("latin-1")
+    return "".join(char if char.isprintable() else "?" for char in line[:_MAX_LINE_CHARS])
