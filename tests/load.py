@@ -38,6 +38,8 @@ class Result:
 
     requests: int = 0
     lost: int = 0
+    connections: int = 0
+    """How many were opened."""
     seconds: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
     by_body: Counter[str] = field(default_factory=Counter)
@@ -64,6 +66,7 @@ class _Connection:
             f"GET {target} HTTP/1.1\r\nHost: load\r\nConnection: {connection}\r\n\r\n"
         ).encode()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.opened = 0
 
     async def fetch(self) -> bytes:
         """Return the body of an answer. Raises `LostError`."""
@@ -75,6 +78,7 @@ class _Connection:
                     self._streams = await asyncio.open_connection(self._host, self._port)
             except OSError as error:
                 raise LostError(f"connect: {type(error).__name__}") from error
+            self.opened += 1
         reader, writer = self._streams
         try:
             writer.write(self._request)
@@ -150,6 +154,7 @@ async def run(
             if line in result.by_body or len(result.by_body) < MAX_BODIES:
                 result.by_body[line] += 1
         connection.drop()
+        result.connections += connection.opened
 
     await asyncio.gather(*(client() for _ in range(clients)))
     result.seconds = round(time.monotonic() - began, 3)
