@@ -74,6 +74,7 @@ class Config:
     max_lifetime_s: float = 0.0
     max_memory_mb: int = 0
     max_connections: int = 0
+    crash_recovery: bool = True
     replay: Replay = "idempotent"
     replay_max_kb: int = 64
     access_log: bool = False
@@ -311,6 +312,7 @@ KEYS: Mapping[str, Key] = {
     "max_lifetime_s": Key(_seconds(0, 86400 * 366)),
     "max_memory_mb": Key(_integer(0, 2**40)),
     "max_connections": Key(_integer(0, 2**20), for_command=False),
+    "crash_recovery": Key(_boolean, for_command=False),
     "replay": Key(_choice(*get_args(Replay)), for_command=False),
     "replay_max_kb": Key(_replay_max_kb, for_command=False),
     "access_log": Key(_boolean, for_command=False),

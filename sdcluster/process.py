@@ -4,6 +4,7 @@ Used by the master and by the workers; it needs the standard library alone.
 """
 
 import ctypes
+import functools
 import os
 import select
 
@@ -74,15 +75,23 @@ def stderr_is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
 
 
+@functools.cache
 def _arguments() -> tuple[int, int]:
-    """Return where the arguments are in memory, see proc_pid_stat(5): arg_start and arg_end."""
+    """Return where the arguments are in memory, see proc_pid_stat(5): arg_start and arg_end.
+
+    It is the same in each process that is forked, which asks no more: it would take memory to.
+    """
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return int(fields[45]), int(fields[46])
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _prctl(option: int, argument: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+    if _libc().prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

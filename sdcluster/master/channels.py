@@ -24,7 +24,7 @@ _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 SENSELESS = 1 << 32
 """More than any worker is given: it gets nothing more."""
 
-_ONE_BYTES = descriptors.space(1)
+_WITH_DESCRIPTORS = (channel.HANDOFF, channel.LEDGER, channel.KEPT)
 _SPARE_DESCRIPTORS = 64
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -37,6 +37,25 @@ class Passage:
     fd: int
     handoff: Handoff | None = None
     """None for one that no worker had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the keeper of a dead worker has sent."""
+
+    numbers: tuple[int, ...] = ()
+    """Those of connections."""
+    fds: tuple[int, ...] = ()
+    """The connections, or the ledger when there are no numbers."""
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it has said that there is nothing more."""
+        return not self.fds
+
+
+Said = notify.Notification | Passage | Kept
+"""What comes from a worker."""
 
 
 class WorkerChannel:
@@ -137,25 +156,28 @@ class WorkerChannel:
         except OSError:
             pass  # Closed already.
 
-    def read(self) -> notify.Notification | Passage | None:
+    def read(self) -> Said | None:
         """Return what the worker has sent next, None when there is nothing.
 
         Raises `ProtocolError`; and OSError when there are too few descriptors for what comes, which
         stays where it is.
         """
-        if self._is_scarce and self._peek() == channel.HANDOFF:
-            descriptors.require(1, like=self.fileno())
+        if self._is_scarce and self._peek() in _WITH_DESCRIPTORS:
+            descriptors.require(channel.MAX_CONNECTIONS_PER_FRAME, like=self.fileno())
         try:
             data, ancillary, flags, _ = self._ours.recvmsg(
-                channel.MAX_HANDOFF_BYTES, _ONE_BYTES, socket.MSG_CMSG_CLOEXEC
+                channel.MAX_HANDOFF_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, ConnectionResetError):
             return None
         fds = descriptors.attached(ancillary)
         if fds:
             self._is_scarce = max(fds) >= _scarce_fd()
-        if data.startswith(channel.HANDOFF) and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            return self._passage(data, fds)
+        if not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if data.startswith(channel.HANDOFF):
+                return self._passage(data, fds)
+            if data.startswith((channel.LEDGER, channel.KEPT, channel.KEPT_ALL)):
+                return _kept(data, fds)
         descriptors.close_all(fds)
         if flags & socket.MSG_TRUNC or len(data) > notify.MAX_DATAGRAM_BYTES:
             raise ProtocolError(f"notification of more than {notify.MAX_DATAGRAM_BYTES} bytes")
@@ -193,6 +215,16 @@ class WorkerChannel:
         self._page.close()
         self._ours.close()
         self._theirs.close()
+
+
+def _kept(data: bytes, fds: list[int]) -> Kept:
+    if (data, len(fds)) in ((channel.LEDGER, 1), (channel.KEPT_ALL, 0)):
+        return Kept(fds=tuple(fds))
+    try:
+        return Kept(channel.decode_kept(data, len(fds)), tuple(fds))
+    except ProtocolError:
+        descriptors.close_all(fds)
+        raise
 
 
 def _scarce_fd() -> int:

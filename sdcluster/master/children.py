@@ -7,6 +7,7 @@ nothing is decided here.
 import os
 import random
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -14,13 +15,15 @@ from types import MappingProxyType
 from sdcluster.config import Config
 from sdcluster.core import events as ev
 from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
+from sdcluster.descriptors import close_all
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
 from sdcluster.master import health
-from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
+from sdcluster.master.channels import SENSELESS, Kept, Passage, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
-from sdcluster.master.molds import Mold
+from sdcluster.master.molds import Mold, send_signal
 from sdcluster.master.readiness import NotifySocket
+from sdcluster.master.recovery import Recovery, Summary
 from sdcluster.master.workers import WorkerProcess, exit_text, is_child
 from sdcluster.runtime import directory
 from sdcluster.wire import frames
@@ -51,6 +54,8 @@ class Children:
         on_room: Callable[[], None],
         on_gone: Callable[[WorkerProcess, Untaken], None],
         on_passage: Callable[[Passage], None],
+        on_recovered: Callable[[WorkerProcess, Summary], None],
+        is_ours: Callable[[socket.socket], bool],
         spare_others: bool = False,
     ) -> None:
         """`report` is told each event. `on_room` is told that a worker has taken connections.
@@ -59,7 +64,8 @@ class Children:
         user's, the others are the business of that program.
 
         `on_gone` is told that a worker is dead, and owns what that had not taken. `on_passage` owns
-        a connection that a worker hands over.
+        a connection that a worker hands over, or that one had that has died; `is_ours` tells
+        whether such a one came to a listener of ours, and `on_recovered` how it went.
         """
         self.workers: dict[int, WorkerProcess] = {}
         self._loop = loop
@@ -68,12 +74,18 @@ class Children:
         self._on_room = on_room
         self._on_gone = on_gone
         self._on_passage = on_passage
+        self._on_recovered = on_recovered
+        self._is_ours = is_ours
         self._spare_others = spare_others
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}
         self._early_exits: dict[int, int] = {}
         self._to_abort: deque[WorkerProcess] = deque()
         self._sessions: set[int] = set()
+        self._recoveries: dict[int, Recovery] = {}
+        """By worker."""
+        self._keepers: dict[int, Recovery] = {}
+        """By the keeper's pid."""
 
     # Molds.
 
@@ -281,15 +293,18 @@ class Children:
 
     def _is_new(self, pid: int) -> bool:
         """Tell whether a pid may be a new worker: a child that is no worker yet, and no mold."""
+        return is_child(pid) and not self._is_known(pid)
+
+    def _is_known(self, pid: int) -> bool:
         molds = [*self._molds.values(), *self._leaving.values()]
-        known = {one.pid for one in molds} | {one.pid for one in self.workers.values()}
-        return is_child(pid) and pid not in known
+        return pid in [*(one.pid for one in molds), *(one.pid for one in self.workers.values())]
 
     def _never_forked(self, worker: int, reason: str) -> None:
         process = self.workers.pop(worker, None)
         if process is not None:
             self._release(process)
             self._report(ev.ForkFailed(WorkerId(worker), reason))
+            self._was_aborted(process)
 
     def _read_worker(self, process: WorkerProcess, *, most: int = FRAMES_PER_TURN) -> None:
         for source in process.sources():
@@ -308,8 +323,19 @@ class Children:
                     break
                 if isinstance(said, Passage):
                     self._on_passage(said)
+                elif isinstance(said, Kept):
+                    self._kept(process, said)
                 else:
                     self._notified(process, said)
+
+    def _kept(self, process: WorkerProcess, kept: Kept) -> None:
+        """Take what the keeper of a worker sends, which is dead then."""
+        recovery = self._recovery(process) if process.is_dead() else None
+        if recovery is not None:
+            recovery.take(kept)
+        else:
+            close_all(list(kept.fds))
+            self._offended(process, "it gives its connections away as if it were dead")
 
     def _pause_reading(self, process: WorkerProcess, source: WorkerChannel | NotifySocket) -> None:
         """Leave what a worker sends where it is: there are no descriptors for it."""
@@ -350,6 +376,8 @@ class Children:
             process.last_ping = now
         if notification.taken:
             self._on_room()
+        if notification.keeper and not self._is_known(notification.keeper):
+            process.keeper = notification.keeper
         if notification.failed is not None:
             self._report(ev.WorkerFailed(worker, notification.failed))
         if notification.ready and not process.ready_at:
@@ -393,9 +421,6 @@ class Children:
     def _exited(self, process: WorkerProcess, wait_status: int) -> None:
         process.exited, process.wait_status = True, wait_status
         status = exit_text(wait_status)
-        self._read_worker(process, most=MAX_LAST_FRAMES)
-        if process.id not in self.workers:
-            return
         if process.retired and process.has_group():
             # A shell, say, whose server still answers: it has until the drain time-out.
             process.status_at_exit = status
@@ -411,17 +436,53 @@ class Children:
                 self._gone(process, process.status_at_exit)
 
     def _gone(self, process: WorkerProcess, status: str) -> None:
+        self._read_worker(process, most=MAX_LAST_FRAMES)
+        if process.id not in self.workers:
+            return
+        recovery = self._recovery(process)
         del self.workers[process.id]
+        # Not before it was heard to the end: what it has handed over may have gone back to it.
         self._on_gone(process, process.channel.untaken())
-        self._release(process)
+        self._release(process, but_channel=recovery is not None)
+        if recovery is not None:
+            recovery.begin()
         self._report(ev.WorkerExited(WorkerId(process.id), status))
+        self._was_aborted(process)  # After what is said of it: the next one writes its stacks now.
 
-    def _release(self, process: WorkerProcess) -> None:
-        self._was_aborted(process)
+    def _recovery(self, process: WorkerProcess) -> Recovery | None:
+        """Return the recovery of what a dead worker's keeper has; None when it had none."""
+        if process.id in self._recoveries:
+            return self._recoveries[process.id]
+        if not process.keeper or process.offences >= MAX_OFFENCES:
+            return None
+        if not is_child(process.keeper) or self._is_known(process.keeper):
+            return None  # It would be ours by now, as all that a dead worker leaves.
+
+        def kill_keeper() -> None:
+            if is_child(process.keeper) and not self._is_known(process.keeper):
+                send_signal(process.keeper, signal.SIGKILL)
+
+        def end(summary: Summary) -> None:
+            del self._recoveries[process.id]
+            self._on_recovered(process, summary)
+
+        recovery = Recovery(
+            self._loop,
+            process.channel,
+            is_ours=self._is_ours,
+            on_passage=self._on_passage,
+            on_late=kill_keeper,
+            on_end=end,
+        )
+        self._recoveries[process.id] = recovery
+        self._keepers[process.keeper] = recovery
+        return recovery
+
+    def _release(self, process: WorkerProcess, *, but_channel: bool = False) -> None:
         if process.offences < MAX_OFFENCES:
             for source in process.sources():
                 self._loop.remove(source.fileno())
-        process.close()
+        process.close(but_channel=but_channel)
 
     # All of them.
 
@@ -465,6 +526,14 @@ class Children:
             if mold.pid == pid:
                 self._mold_gone(mold, exit_text(status))
                 return
+        recovery = self._keepers.pop(pid, None)
+        if recovery is not None:
+            recovery.keeper_is_gone()
+            return
+        for worker in self.workers.values():
+            if worker.keeper == pid:
+                worker.keeper = 0  # It died first, and its worker has died just now.
+                return
         # An orphan of the app's, adopted as subreaper; or a worker that is not reported yet.
         if self._awaits_report():
             if len(self._early_exits) >= MAX_EARLY_EXITS:
@@ -475,7 +544,14 @@ class Children:
         return any(mold.unanswered for mold in [*self._molds.values(), *self._leaving.values()])
 
     def close(self) -> None:
-        """End the molds that are left."""
+        """End the molds that are left, and all recoveries."""
+        for recovery in self._recoveries.values():
+            recovery.close()
+        self._recoveries.clear()
+        for pid in self._keepers:
+            if is_child(pid):
+                send_signal(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         for mold in [*self._molds.values(), *self._leaving.values()]:
             mold.kill(signal.SIGKILL)
             os.waitpid(mold.pid, 0)

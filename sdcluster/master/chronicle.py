@@ -6,6 +6,7 @@ from sdcluster.core import actions as act
 from sdcluster.core.states import EXPECTED, Generation, ReloadCause, Slot, place
 from sdcluster.errors import reason_of
 from sdcluster.master.journal import About, EventKind, Journal
+from sdcluster.master.recovery import Summary
 from sdcluster.master.systemd import ServiceManager
 from sdcluster.master.workers import WorkerProcess
 
@@ -126,6 +127,16 @@ class Chronicle:
             text,
             About(action.slot, action.worker, action.generation),
         )
+
+    def connections_are_kept(self, process: WorkerProcess, summary: Summary) -> None:
+        """Tell what became of the connections of a dead worker, if it had any."""
+        if summary:
+            self._journal.write(
+                EventKind.CONNECTIONS_KEPT,
+                f"of the connections of worker {process.id}, which is dead, {summary.idle} go on, "
+                f"{summary.again} go on with their request sent again, {summary.closed} are closed",
+                process.about(),
+            )
 
     def messages_are_dropped(self, worker: int) -> None:
         """Tell that a process reads none of what others send it."""

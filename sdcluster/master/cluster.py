@@ -55,6 +55,8 @@ class Cluster:
             on_room=traffic.room,
             on_gone=self._worker_gone,
             on_passage=traffic.hand_over,
+            on_recovered=chronicle.connections_are_kept,
+            is_ours=traffic.is_ours,
         )
         self._relay = Relay(
             loop,

@@ -49,6 +49,8 @@ class EventKind(StrEnum):
     """A worker is aborted or killed."""
     WORKER_PROTOCOL = "a558a99ebe5b4550b6a040f5502b923b"
     """A worker sent what the protocol does not allow."""
+    CONNECTIONS_KEPT = "d82ca3f807dc4927bda95e2fbdc0700f"
+    """The connections of a dead worker went to others."""
     RELOAD_BEGUN = "8b7381641bd84b67b3bc85b592c356c5"
     """A rolling reload begins."""
     RELOAD_DONE = "2b36a94cfc6b4f6e864e2c3901bc8e02"
@@ -75,6 +77,7 @@ PRIORITIES: Final = {
     EventKind.WORKER_WORN: LOG_NOTICE,
     EventKind.WORKER_LOST: LOG_WARNING,
     EventKind.WORKER_STUCK: LOG_WARNING,
+    EventKind.CONNECTIONS_KEPT: LOG_NOTICE,
     EventKind.WORKER_PROTOCOL: LOG_ERR,
     EventKind.ROLLBACK: LOG_WARNING,
     EventKind.MOLD_LOST: LOG_WARNING,

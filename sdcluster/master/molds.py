@@ -117,6 +117,7 @@ class Mold:
             forwarded_allow_ips=config.forwarded_allow_ips,
             root_path=config.root_path,
             max_connections=config.max_connections,
+            crash_recovery=config.crash_recovery,
             replay=config.replay,
             replay_max_kb=config.replay_max_kb,
             heartbeat_interval_s=heartbeat_interval_s(config),

@@ -9,6 +9,8 @@ Commands always accept by themselves; what nobody accepts waits in the backlog. 
 a slot that has run a command keeps one: nobody else could empty the slot's socket.
 """
 
+import os
+import socket
 from collections.abc import Callable, Set
 
 from sdcluster.config import Config
@@ -18,6 +20,17 @@ from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import RESTART, ListenerSet
 from sdcluster.master.loop import Loop
 from sdcluster.master.workers import WorkerProcess
+
+
+def _place(sock: socket.socket) -> str | int | None:
+    """Return the path or port that a socket is bound to."""
+    try:
+        address = sock.getsockname()
+    except OSError:
+        return None
+    if sock.family == socket.AF_UNIX:
+        return os.fsdecode(address) or None
+    return int(address[1])
 
 
 class Traffic:
@@ -96,6 +109,11 @@ class Traffic:
     def give_back(self, untaken: Untaken) -> None:
         """Give others what a worker had not taken before it died."""
         self._dispatcher.give_back(untaken)
+
+    def is_ours(self, connection: socket.socket) -> bool:
+        """Tell whether a connection has come to one of the listeners, by its own address."""
+        own = _place(connection)
+        return own is not None and any(own == _place(one.socket) for one in self._listeners.all)
 
     def hand_over(self, passage: Passage) -> None:
         """Give a connection that a worker had to another."""

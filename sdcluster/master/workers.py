@@ -40,6 +40,8 @@ class WorkerProcess:
     """Why it is to be recycled, once that was found."""
     suspected: bool = False
     """It seemed to be stuck when its health was last looked at."""
+    keeper: int = 0
+    """The pid of the process that holds its connections when it dies; 0 when there is none."""
     offences: int = 0
     """Frames of its that broke the protocol."""
     retired: bool = False
@@ -57,6 +59,10 @@ class WorkerProcess:
     def is_command(self) -> bool:
         """Whether it is a program of the user's choice that accepts by itself."""
         return self.notify_socket is not None
+
+    def is_dead(self) -> bool:
+        """Tell whether it has ended, also when SIGCHLD is still to be heard."""
+        return self.exited or (bool(self.pid) and _has_ended(self.pid))
 
     def about(self) -> About:
         """Return whom journal entries about it name."""
@@ -134,11 +140,19 @@ class WorkerProcess:
         except OSError:
             return 0.0
 
-    def close(self) -> None:
+    def close(self, *, but_channel: bool = False) -> None:
         """Release what the master holds of it."""
-        self.channel.close()
+        if not but_channel:
+            self.channel.close()
         if self.notify_socket is not None:
             self.notify_socket.close()
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 def is_child(pid: int) -> bool:

@@ -62,6 +62,8 @@ class Prepare:
     root_path: str = ""
     max_connections: int = 0
     """Open connections a worker may have when it accepts itself; 0 is no limit."""
+    crash_recovery: bool = False
+    """Each worker has a keeper, which holds its connections when it dies."""
     replay: str = "idempotent"
     """Which requests go to another worker when theirs dies: `idempotent`, `all` or `never`."""
     replay_max_kb: int = 64

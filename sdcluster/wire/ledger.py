@@ -10,9 +10,9 @@ it. A connection's number is that of its descriptor in the worker.
     ENTRY_BYTES each    for each number: `Word`, a 64-bit word each, and who a proxy says it is
     `limit` each        for each number: what was read from it since its request began
 
-Nothing here is written by two processes. Each change is one word, and whatever the order in which a
-worker gets through them before it dies, what is there can be told from what the kernel has counted:
-see `core.recovery`.
+Nothing here is written by two processes. Each change is one word, and however many of them a worker
+gets through before it dies, what is there can be told from what the kernel has counted: see
+`core.recovery`.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ from sdcluster.wire.channel import MAX_HANDOFF_BYTES, MAX_PROXIED_BYTES, MAX_UNA
 MAGIC = 0x5D_C1_05_7E_2D_6E_72_01
 PAGE_BYTES = 4096
 ENTRY_BYTES = 256
+NOT_KNOWN = 2**64 - 1
+"""As `LENGTH` or `OUT_DONE`: it is being read, or written, at the moment."""
 MAX_CAPACITY = 16384
 """Connections that a ledger has room for; those with a higher number end with their worker."""
 
@@ -64,13 +66,13 @@ class Word(IntEnum):
     IN_BASE = 1
     """Bytes read before the request that is unanswered."""
     LENGTH = 2
-    """Bytes read since then, as far as the worker came to write that down."""
+    """Bytes read since then, where the kernel does not count them: from Unix sockets."""
     OUT_BASE = 3
     """Bytes written before the response to it."""
     OUT_DONE = 4
-    """Bytes written, as far as the worker came to write that down."""
+    """Bytes written, where the kernel does not count them."""
     OUT_END = 5
-    """What `OUT_DONE` is when the response is complete; 0 as long as that is not known."""
+    """Bytes written when the response is complete; `OUT_BASE` at most while that is not known."""
     CRASHES = 6
     """Workers that have died with the request."""
     HANDING = 7

@@ -9,6 +9,7 @@ control channel. So there is one vocabulary for every kind of worker:
     STATUS=…     one line for people
     X_WORN=1     it was told to stop, and serves until another does in its place (ours)
     X_TAKEN=1    it took or closed connections while the master was waiting for room (ours)
+    X_KEEPER=PID its keeper runs, see `worker.keeper` (ours)
     X_FAILED=…   why it could not become ready, one line (ours)
 
 Unknown keys are ignored, and so are lines that make no sense, as systemd does.
@@ -31,6 +32,7 @@ class Notification:
     watchdog: bool = False
     worn: bool = False
     taken: bool = False
+    keeper: int = 0
     status: str | None = None
     failed: str | None = None
 
@@ -72,9 +74,14 @@ def decode(data: bytes) -> Notification:
         watchdog=values.get("WATCHDOG") == "1",
         worn=values.get("X_WORN") == "1",
         taken=values.get("X_TAKEN") == "1",
+        keeper=_pid(values.get("X_KEEPER", "")),
         status=_line(values.get("STATUS")),
         failed=_line(values.get("X_FAILED")),
     )
+
+
+def _pid(value: str) -> int:
+    return int(value) if value.isdecimal() and value.isascii() and len(value) < 10 else 0
 
 
 def _line(value: str | None) -> str | None:

@@ -33,7 +33,8 @@ class Ledger:
         self.map.madvise(mmap.MADV_DONTDUMP)  # Else each core dump would have room for all of it.
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("Q")
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # No memory as long as it is not used.
+        self.scratch = memoryview(mmap.mmap(-1, SCRATCH_BYTES, flags=private))
         """Shared by all connections: what is read is out of it before another reads."""
         self.arrival = self.bytes[layout.arrival_at : layout.entries_at]
         """Where frames from the control channel are read into."""

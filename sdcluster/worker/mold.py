@@ -26,6 +26,7 @@ from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
 from sdcluster.worker import agent, command, engine, loader, logs, script, server
 from sdcluster.worker.intake import tell
+from sdcluster.worker.keeper import Keeper
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.service import ServiceMember
 
@@ -222,6 +223,9 @@ def run_worker(
     status = 0
     control = socket.socket(fileno=descriptors[0])
     try:
+        safety: _Safety | None = None
+        if interface in ("asgi", "wsgi") and not order.agent:
+            safety = _Safety(control, prepare, order)  # What is written to before is kept twice.
         _describe(prepare, order)
         if interface == "script":
             status = script.run(
@@ -236,7 +240,8 @@ def run_worker(
         elif order.agent:
             _be_agent(prepare, control, descriptors)
         else:
-            _serve(app, interface, prepare, order, control, descriptors)
+            assert safety is not None
+            _serve(app, interface, prepare, order, control, descriptors, safety)
     except AppError as error:
         if error.detail:
             sys.stderr.write(error.detail)
@@ -298,9 +303,10 @@ def _serve(
     order: frames.Fork,
     control: socket.socket,
     descriptors: Sequence[int],
+    safety: "_Safety",
 ) -> None:
+    safety.tell(control)
     board = Scoreboard(mmap.mmap(descriptors[1], SIZE_BYTES))
-    ledger = Ledger(prepare.replay_max_kb * 1024)
     if app is None:
         app, interface = load_app(prepare)
         logs.promote()
@@ -320,7 +326,36 @@ def _serve(
         control=control,
         listeners=listeners,
         board=board,
-        ledger=ledger,
+        ledger=safety.ledger,
+        keeper=safety.keeper,
         on_loop=join,
         flush=member.flush,
     )
+
+
+class _Safety:
+    """The ledger of a worker, and its keeper if it has one."""
+
+    def __init__(self, control: socket.socket, prepare: frames.Prepare, order: frames.Fork) -> None:
+        """Raises OSError when there is no room for a ledger."""
+        self.ledger = Ledger(prepare.replay_max_kb * 1024)
+        self.keeper: Keeper | None = None
+        self._failure: OSError | None = None
+        if prepare.crash_recovery:
+            title = f"sdcluster: keeper {order.slot} {prepare.name} gen {prepare.generation}"
+            try:
+                self.keeper = Keeper(
+                    control, self.ledger, name=f"sdcluster:k{order.slot}", title=title
+                )
+            except OSError as error:
+                self._failure = error
+
+    def tell(self, control: socket.socket) -> None:
+        """Say which keeper there is, or why there is none."""
+        if self.keeper is not None:
+            tell(control, X_KEEPER=self.keeper.pid)
+        elif self._failure is not None:
+            logging.getLogger("sdcluster").warning(
+                "cannot start a keeper: %s; when this worker dies, its connections end with it",
+                reason_of(self._failure),
+            )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sdcluster.wire.channel import ANY, Handoff
-from sdcluster.wire.ledger import ENTRY_BYTES, State, Word
+from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, State, Word
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.replay import Fate, Policy, fate, request_line
@@ -191,6 +191,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Return where to read to."""
         length = self._length
+        if self._is_unix:
+            self._words[self._at + _LENGTH] = NOT_KNOWN
         if not length and not self._is_pinned:
             return self._region
         if length >= self._limit:
@@ -262,6 +264,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             return  # Its descriptor may be another's by now.
         self._written += len(data)
         sent = 0
+        if self._is_unix:
+            self._words[self._at + _OUT_DONE] = NOT_KNOWN
         if not self._is_behind or not transport.get_write_buffer_size():
             self._is_behind = False
             try:  # On the hot path.
@@ -271,6 +275,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if sent < len(data):
             self._is_behind = True
             transport.write(data[sent:])
+        elif self._is_unix:
+            self._words[self._at + _OUT_DONE] = self._written
 
     def close(self) -> None:
         """Close it when all is written."""
@@ -349,10 +355,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._send()
         else:
             words[at + _OUT_END] = self._written
-        written = self._written
-        if self._is_unix and not self._is_behind:
-            words[at + _OUT_DONE] = written
-        length = self._length
+        written, length = self._written, self._length
         self._read += length
         words[at + _IN_BASE] = self._read
         if self._is_unix:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import time
@@ -14,12 +15,15 @@ from sdcluster.worker.application import Application, loop_factory
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.gate import App, Gate
 from sdcluster.worker.intake import Intake
+from sdcluster.worker.keeper import Keeper
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import Moves
 from sdcluster.worker.replay import Policy
 
 FLUSH_TIMEOUT_S = 1.0
 """How long the master may take to read the last messages of a worker."""
+
+logger = logging.getLogger("sdcluster")
 
 
 def serve(
@@ -30,6 +34,7 @@ def serve(
     listeners: Sequence[socket.socket],
     board: Scoreboard,
     ledger: Ledger,
+    keeper: Keeper | None,
     on_loop: Callable[[asyncio.AbstractEventLoop], None],
     flush: Callable[[], Awaitable[None]],
 ) -> None:
@@ -40,7 +45,7 @@ def serve(
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         on_loop(runner.get_loop())
-        runner.run(_Server(app, prepare, control, listeners, board, ledger).run(flush))
+        runner.run(_Server(app, prepare, control, listeners, board, ledger, keeper).run(flush))
 
 
 class _Server:
@@ -52,8 +57,10 @@ class _Server:
         listeners: Sequence[socket.socket],
         board: Scoreboard,
         ledger: Ledger,
+        keeper: Keeper | None,
     ) -> None:
         self._ledger = ledger
+        self._keeper = keeper
         self._prepare = prepare
         self._control = control
         self._listeners = listeners
@@ -90,6 +97,8 @@ class _Server:
         )
         # It serves until the master has another in its place, or has heard SIGTERM as well.
         loop.add_signal_handler(signal.SIGTERM, lambda: intake.tell(X_WORN=1))
+        if self._keeper is not None:
+            loop.add_reader(self._keeper, self._has_lost_keeper, self._keeper, intake)
         beat = loop.create_task(self._beat(intake))
         # The app may block the loop before the task's first turn; that has to be seen as well.
         self._board[Field.HEARTBEAT_NS] = time.monotonic_ns()
@@ -103,6 +112,12 @@ class _Server:
         await application.shut_down()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(flush(), FLUSH_TIMEOUT_S)
+
+    def _has_lost_keeper(self, keeper: Keeper, intake: Intake) -> None:
+        """Be replaced by a worker that has one."""
+        asyncio.get_running_loop().remove_reader(keeper)
+        logger.warning("the keeper (pid %d) is dead: this worker is to be replaced", keeper.pid)
+        intake.tell(X_WORN=1)
 
     async def _beat(self, intake: Intake) -> None:
         board, application = self._board, self._application

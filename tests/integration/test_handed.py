@@ -21,6 +21,7 @@ from unit.master.test_channels import room_for
 from waiting import wait_until
 
 from sdcluster.wire import channel
+from sdcluster.wire.notify import Notification
 from sdcluster.wire.scoreboard import Field
 from sdcluster.worker.handed import HandedListener
 
@@ -190,7 +191,7 @@ def test_master_is_told_of_room_when_it_has_asked(master: Master) -> None:
         master.connect()
         master.listener.accept()[0].close()
     told = master.channel.read()
-    assert told is not None and told.taken
+    assert isinstance(told, Notification) and told.taken
     assert master.channel.read() is None
 
 

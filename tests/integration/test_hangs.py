@@ -68,9 +68,9 @@ BLOCKS_AT_FIRST = HELLO.replace(
 
 
 def send(instance: Instance, path: str) -> "Future[Answer]":
-    """Send a request that may never be answered."""
+    """Send a request that may never be answered, and goes to no other worker."""
     pool = ThreadPoolExecutor(1)
-    future = pool.submit(fetch, instance.address, path)
+    future = pool.submit(fetch, instance.address, path, method="POST")
     pool.shutdown(wait=False)
     return future
 

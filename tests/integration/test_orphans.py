@@ -74,7 +74,7 @@ def test_a_worker_with_the_pid_of_an_old_orphan_is_no_dead_one(start: Start) -> 
     instance = start(ORPHANS, "--workers", "1", prefix=namespace)
     pid = int(fetch(instance.address, "/orphan").text)
     with pytest.raises(OSError):  # noqa: PT011
-        fetch(instance.address, f"/reuse?{pid}")
+        fetch(instance.address, f"/reuse?{pid}", method="POST")
     assert int(fetch(instance.address).text) == pid
     assert instance.status()["restarts"] == 1
     instance.process.kill()  # It is unshare, which takes the namespace with it.

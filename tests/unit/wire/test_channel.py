@@ -1,9 +1,25 @@
-"""The orders of the control channel."""
+"""The orders of the control channel, and what comes back over it."""
 
 import pytest
 
 from sdcluster.errors import ProtocolError
-from sdcluster.wire.channel import ADMIT, CONNECTION, MAX_CONNECTIONS_PER_FRAME, decode_order
+from sdcluster.wire.channel import (
+    ADMIT,
+    CONNECTION,
+    KEPT,
+    LEDGER,
+    MAX_CONNECTIONS_PER_FRAME,
+    MAX_HANDOFF_BYTES,
+    MAX_PROXIED_BYTES,
+    MAX_UNANSWERED_BYTES,
+    Handoff,
+    decode_arrival,
+    decode_handoff,
+    decode_kept,
+    decode_order,
+    encode_handoff,
+    encode_kept,
+)
 from unit.wire.fuzz import byte_strings
 
 
@@ -45,3 +61,103 @@ def test_any_bytes_are_an_order_or_a_protocol_error() -> None:
                 assert decode_order(data, attached) == attached
             except ProtocolError:
                 pass  # As it should be.
+
+
+HANDOFFS = [
+    Handoff(),
+    Handoff(
+        unanswered=b"GET / HTTP/1.1\r\n\r\n",
+        slot=3,
+        hops=2,
+        crashes=1,
+        serial=2**32 - 1,
+        consumed=2**63,
+        written=2**64 - 1,
+        proxied=b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+    ),
+    Handoff(unanswered=b"x" * MAX_UNANSWERED_BYTES, proxied=b"y" * MAX_PROXIED_BYTES),
+]
+
+
+@pytest.mark.parametrize("handoff", HANDOFFS)
+def test_connection_comes_as_it_went(handoff: Handoff) -> None:
+    """With all that the next worker needs; the largest fits the room for it."""
+    frame = encode_handoff(handoff)
+    assert len(frame) <= MAX_HANDOFF_BYTES
+    assert decode_handoff(frame, 1) == handoff
+    assert decode_arrival(frame + b"what was there before") == (handoff, len(frame))
+
+
+def test_what_is_counted_does_not_overflow() -> None:
+    """More hops or crashes than can be told are as many as can."""
+    handoff = decode_handoff(encode_handoff(Handoff(hops=1000, crashes=256)), 1)
+    assert (handoff.hops, handoff.crashes) == (255, 255)
+
+
+@pytest.mark.parametrize(
+    "handoff",
+    [
+        Handoff(unanswered=b"x" * (MAX_UNANSWERED_BYTES + 1)),
+        Handoff(proxied=b"x" * (MAX_PROXIED_BYTES + 1)),
+    ],
+)
+def test_connection_with_too_much_is_not_sent(handoff: Handoff) -> None:
+    """Nobody would take it."""
+    with pytest.raises(ProtocolError, match="a connection with"):
+        encode_handoff(handoff)
+
+
+FRAME = encode_handoff(HANDOFFS[1])
+
+
+@pytest.mark.parametrize(
+    ("data", "attached", "message"),
+    [
+        (FRAME, 0, "with 0 descriptors"),
+        (FRAME, 2, "with 2 descriptors"),
+        (b"", 1, "of 0 bytes"),
+        (FRAME[:20], 1, "of 20 bytes"),
+        (FRAME[:-1], 1, "no sense"),
+        (FRAME + b"x", 1, "are what it says"),
+        (LEDGER + FRAME[1:], 1, "no sense"),
+        (FRAME[:3] + bytes([MAX_PROXIED_BYTES + 1]) + FRAME[4:] + b"x" * 200, 1, "no sense"),
+        (FRAME[:4] + b"\xfe\xff\xff\xff" + FRAME[8:], 1, "no sense"),
+        (FRAME[:12] + b"\xff\xff\xff\xff" + FRAME[16:], 1, "no sense"),
+    ],
+)
+def test_handoff_that_is_wrong_is_refused(data: bytes, attached: int, message: str) -> None:
+    """Each way of being wrong."""
+    with pytest.raises(ProtocolError, match=message):
+        decode_handoff(data, attached)
+
+
+def test_any_bytes_are_a_handoff_or_a_protocol_error() -> None:
+    """No other error."""
+    for data in byte_strings(FRAME, encode_handoff(Handoff())):
+        try:
+            decode_handoff(data, 1)
+        except ProtocolError:
+            pass  # As it should be.
+
+
+@pytest.mark.parametrize("numbers", [[0], [9, 70000], [*range(MAX_CONNECTIONS_PER_FRAME)]])
+def test_keeper_says_the_number_of_each_connection(numbers: list[int]) -> None:
+    """They are those of the dead worker's descriptors."""
+    assert decode_kept(encode_kept(numbers), len(numbers)) == tuple(numbers)
+
+
+@pytest.mark.parametrize(
+    ("data", "attached"),
+    [
+        (encode_kept([]), 0),
+        (encode_kept([1]), 2),
+        (encode_kept([1, 2]), 1),
+        (encode_kept([1]) + b"x", 1),
+        (KEPT, 1),
+        (encode_kept([*range(17)]), 17),
+    ],
+)
+def test_numbers_that_do_not_fit_their_descriptors_are_refused(data: bytes, attached: int) -> None:
+    """One for each, and no more than a frame may carry."""
+    with pytest.raises(ProtocolError, match="of a dead worker"):
+        decode_kept(data, attached)

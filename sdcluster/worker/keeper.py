@@ -1,0 +1,138 @@
+"""The keeper: a process that holds the connections of a worker that dies, and gives them away.
+
+It has the worker's table of descriptors, the same and not a copy: clone(2) with CLONE_FILES. So it
+has each connection that the worker has, as long as either of them lives. It is made right after the
+worker was forked, while that has one thread and little memory of its own, and it waits.
+"""
+
+import array
+import ctypes
+import errno
+import gc
+import os
+import platform
+import select
+import signal
+import socket
+from typing import NoReturn
+
+from sdcluster import process
+from sdcluster.descriptors import is_connection
+from sdcluster.errors import reason_of
+from sdcluster.wire import channel
+from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
+from sdcluster.wire.ledger import Head, State
+from sdcluster.worker.ledger import Ledger
+
+NO_ROOM_RETRY_MS = 5
+"""How long to wait for the master when too many descriptors are on their way."""
+
+_NO_ROOM = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+_CLONE_FILES = 0x400
+_WALL = 0x40000000
+_CLONE = {
+    "x86_64": 56,
+    **dict.fromkeys(("aarch64", "riscv64", "loongarch64"), 220),
+    **dict.fromkeys(("armv8l", "armv7l", "armv6l", "i686", "i386"), 120),
+    **dict.fromkeys(("ppc64le", "ppc64", "s390x"), 120),
+}
+"""The number of clone(2). Not clone3(2), which is refused where RestrictNamespaces= is set, see
+systemd.exec(5), as its flags cannot be looked at."""
+
+
+class Keeper:
+    """The keeper of the own process, which has one thread."""
+
+    def __init__(self, control: socket.socket, ledger: Ledger, *, name: str, title: str) -> None:
+        """Start it. Raises OSError when it cannot be made.
+
+        `name` is the process's, in at most 15 bytes, and `title` what ps(1) shows.
+        """
+        number = _CLONE.get(platform.machine())
+        if number is None:
+            raise OSError(f"the number of clone(2) on {platform.machine()} is not known")
+        syscall = ctypes.PyDLL(None, use_errno=True).syscall  # Under the GIL, as fork(2) would be.
+        # Nobody is told of its end, so that the app's own wait(2) does not meet it.
+        arguments = [0, _CLONE_FILES] if platform.machine() == "s390x" else [_CLONE_FILES, 0]
+        own = os.pidfd_open(os.getpid())
+        # Else a signal could run a handler of the worker's in the keeper.
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        pid = syscall(ctypes.c_long(number), *map(ctypes.c_ulong, arguments), None, None, None)
+        if pid == 0:
+            _keep(own, control, ledger, name, title)
+        code = ctypes.get_errno()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if pid < 0:
+            os.close(own)
+            raise OSError(code, os.strerror(code))
+        self.pid = pid
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, _WALL)
+            raise
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when the keeper is dead: pidfd_open(2)."""
+        return self._pidfd
+
+
+def _keep(worker: int, control: socket.socket, ledger: Ledger, name: str, title: str) -> NoReturn:
+    """Be the keeper. Each page that is written to here, or by the worker, is one more: few are."""
+    try:
+        gc.disable()
+        process.set_name(name)
+        process.set_title(title)
+        poll = select.poll()
+        poll.register(worker, select.POLLIN)
+        poll.poll()
+        _pass_on(control, ledger)
+    except ConnectionError:
+        pass  # The master is dead: there is nobody to give them to.
+    except Exception as error:
+        text = f"{title}: cannot give all connections to the master: {reason_of(error)}\n"
+        os.write(2, text.encode())
+    finally:
+        os._exit(0)
+
+
+def _pass_on(control: socket.socket, ledger: Ledger) -> None:
+    """Give the master what the worker has left."""
+    numbers = _connections(ledger)
+    if numbers:
+        _send(control, channel.LEDGER, [ledger.fd])
+    for begin in range(0, len(numbers), MAX_CONNECTIONS_PER_FRAME):
+        some = numbers[begin : begin + MAX_CONNECTIONS_PER_FRAME]
+        _send(control, channel.encode_kept(some), some)
+    _send(control, channel.KEPT_ALL, [])
+
+
+def _connections(ledger: Ledger) -> list[int]:
+    words = ledger.words
+    is_taking = words[Head.TAKING]
+    found = []
+    for number in sorted(map(int, os.listdir("/proc/self/fd"))):
+        if not ledger.has(number):
+            break
+        state = words[ledger.index(number)]
+        if state in (State.OPEN, State.PINNED) or (is_taking and state == State.NONE):
+            found.append(number)
+    return [number for number in found if is_connection(number)]
+
+
+def _send(control: socket.socket, data: bytes, fds: list[int]) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    while True:
+        poll = select.poll()
+        try:
+            control.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            poll.register(control, select.POLLOUT)
+            poll.poll()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            poll.poll(NO_ROOM_RETRY_MS)
+        else:
+            return

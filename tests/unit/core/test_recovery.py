@@ -1,0 +1,109 @@
+"""What becomes of a connection whose worker has died."""
+
+from dataclasses import replace
+
+import pytest
+
+from sdcluster.core.recovery import MAX_TOTAL_BYTES, Finding, Known, Verdict, judge
+
+LIMIT = 1000
+IN, OUT = 300, 5000
+"""What was read and written before the request that is looked at."""
+
+IDLE = Known(in_base=IN, length=0, out_base=OUT, out_done=OUT, out_end=OUT)
+ANSWERING = replace(IDLE, out_end=OUT + 40)
+"""It writes a response of 40 bytes, or has just written it."""
+
+CLOSED = Finding(verdict=Verdict.CLOSED)
+
+
+def idle(consumed: int, written: int) -> Finding:
+    """Return the verdict on a connection with nothing unanswered."""
+    return Finding(verdict=Verdict.IDLE, consumed=consumed, written=written)
+
+
+def again(unanswered: int) -> Finding:
+    """Return the verdict on one with a request whose answer was not begun."""
+    return Finding(
+        verdict=Verdict.AGAIN, unanswered=unanswered, consumed=IN + unanswered, written=OUT
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "read", "written", "expected"),
+    [
+        (IDLE, 0, 0, idle(IN, OUT)),
+        (IDLE, 20, 0, again(20)),
+        (IDLE, LIMIT, 0, again(LIMIT)),
+        (IDLE, LIMIT + 1, 0, CLOSED),
+        (IDLE, -1, 0, CLOSED),
+        (IDLE, 20, 1, CLOSED),
+        (IDLE, 0, -1, CLOSED),
+        (replace(IDLE, out_end=0), 20, 0, again(20)),
+        (ANSWERING, 20, 0, again(20)),
+        (ANSWERING, 20, 39, CLOSED),
+        (ANSWERING, 20, 40, idle(IN + 20, OUT + 40)),
+        (ANSWERING, 20, 41, CLOSED),
+        (replace(ANSWERING, in_base=IN + 20), 20, 40, idle(IN + 20, OUT + 40)),
+        (replace(IDLE, length=7, out_done=9), 20, 0, again(20)),
+    ],
+)
+def test_verdict_is_by_what_the_kernel_has_counted(
+    known: Known, read: int, written: int, expected: Finding
+) -> None:
+    """Whatever of it the worker came to write down."""
+    counted = (IN + read, OUT + written)
+    assert judge(known, counted, last_serial=0, limit=LIMIT) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (IDLE, idle(IN, OUT)),
+        (replace(IDLE, length=20), again(20)),
+        (replace(ANSWERING, length=20), again(20)),
+        (replace(IDLE, length=2**64 - 1), CLOSED),
+        (replace(ANSWERING, length=20, out_done=2**64 - 1), CLOSED),
+        (replace(ANSWERING, length=20, out_done=OUT + 40), idle(IN + 20, OUT + 40)),
+        (replace(IDLE, length=20, out_done=OUT + 1), CLOSED),
+        (Known(in_base=MAX_TOTAL_BYTES, length=1, out_base=0, out_done=0, out_end=0), CLOSED),
+    ],
+)
+def test_verdict_is_by_what_is_written_down_where_nothing_is_counted(
+    known: Known, expected: Finding
+) -> None:
+    """It is closed where that is not known, or makes no sense."""
+    assert judge(known, None, last_serial=0, limit=LIMIT) == expected
+
+
+@pytest.mark.parametrize("known", [IDLE, replace(ANSWERING, length=20)])
+def test_connection_that_cannot_move_is_closed(known: Known) -> None:
+    """Whatever was read and written."""
+    pinned = replace(known, is_pinned=True)
+    assert judge(pinned, (IN, OUT), last_serial=0, limit=LIMIT) == CLOSED
+    assert judge(pinned, None, last_serial=0, limit=LIMIT) == CLOSED
+
+
+@pytest.mark.parametrize(
+    ("handing", "last_serial", "expected"),
+    [
+        (0, 0, Verdict.AGAIN),
+        (0, 8, Verdict.AGAIN),
+        (7, 6, Verdict.AGAIN),
+        (7, 7, Verdict.ELSEWHERE),
+        (7, 8, Verdict.ELSEWHERE),
+    ],
+)
+def test_connection_that_was_handed_over_is_not_there_twice(
+    handing: int, last_serial: int, expected: Verdict
+) -> None:
+    """If the master has received it from its worker; else it has been about to be sent."""
+    known = replace(IDLE, handing=handing)
+    finding = judge(known, (IN + 5, OUT), last_serial=last_serial, limit=LIMIT)
+    assert finding.verdict is expected
+
+
+def test_connection_is_elsewhere_even_when_it_is_pinned() -> None:
+    """What another worker has is not closed here."""
+    known = replace(IDLE, handing=1, is_pinned=True)
+    assert judge(known, (IN, OUT), last_serial=1, limit=LIMIT).verdict is Verdict.ELSEWHERE

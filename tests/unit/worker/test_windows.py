@@ -1,0 +1,271 @@
+"""A worker that dies between any two things that it does: nothing is answered twice, or lost.
+
+The connection is a real one. Each time that a word of its ledger is written, before and after that,
+and around each write(2), it is judged as if the worker had died just there.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from waiting import TIMEOUT_S
+
+from sdcluster.core.recovery import Finding, Known, Verdict, judge
+from sdcluster.master.counts import counts
+from sdcluster.wire.channel import Handoff
+from sdcluster.wire.ledger import ENTRY_BYTES, State, decode_entry
+from sdcluster.worker.exit import Exit
+from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.movable import MovableConnection, Moves
+
+LIMIT = 8192
+REQUEST = b"".join(b"%07d\n" % number for number in range(125))
+RESPONSE = b"r" * 3000
+
+Answer = Callable[["Engine"], None]
+
+
+def unread(connection: socket.socket) -> int:
+    """Return how much has come that nobody has read."""
+    answer = fcntl.ioctl(connection, termios.FIONREAD, b"\0" * 4)
+    return int(struct.unpack("i", answer)[0])
+
+
+class Watched:
+    """The words of a ledger; `look` is called before and after each is written."""
+
+    def __init__(self, words: memoryview, look: Callable[[], None]) -> None:
+        self._words = words
+        self._look = look
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._words[index])
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._look()
+        self._words[index] = value
+        self._look()
+
+
+class Engine:
+    """As much of an engine as a connection needs: it answers each REQUEST."""
+
+    def __init__(self, answer: Answer, look: Callable[[], None]) -> None:
+        self._answer = answer
+        self._look = look
+        self._data = b""
+        self.has_ended = True
+        """Whether it is known that the last response is complete."""
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._look()
+        self._data += data
+        if len(self._data) == len(REQUEST):
+            self._data = b""
+            self.has_ended = False
+            self._answer(self)
+
+    def end(self) -> None:
+        """Say that the response is complete."""
+        self.transport.answered()
+        self.has_ended = True
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        pass
+
+
+def at_once(engine: Engine) -> None:
+    """Answer with one write."""
+    engine.transport.write(RESPONSE)
+    engine.end()
+
+
+def in_pieces(engine: Engine) -> None:
+    """Answer with several writes, in one turn of the loop."""
+    for begin in range(0, len(RESPONSE), 1000):
+        engine.transport.write(RESPONSE[begin : begin + 1000])
+    engine.end()
+
+
+def in_turns(engine: Engine) -> None:
+    """Answer with several writes, each in a turn of the loop of its own."""
+    loop = asyncio.get_running_loop()
+
+    def go_on(begin: int) -> None:
+        engine.transport.write(RESPONSE[begin : begin + 1000])
+        if begin + 1000 < len(RESPONSE):
+            loop.call_later(0.001, go_on, begin + 1000)
+        else:
+            engine.end()
+
+    go_on(0)
+
+
+def and_later(engine: Engine) -> None:
+    """Answer, and find only in a later turn that this was all."""
+    engine.transport.write(RESPONSE)
+    asyncio.get_running_loop().call_later(0.001, engine.end)
+
+
+class Connection:
+    """A connection with its client, judged again and again."""
+
+    def __init__(self, server: socket.socket, client: socket.socket, answer: Answer) -> None:
+        self.client = client
+        self.client.setblocking(False)
+        self.findings: list[Finding] = []
+        self.has_ended = False
+        self._server = server.dup()
+        self._is_unix = server.family == socket.AF_UNIX
+        self._number = server.fileno()
+        self._sent = self._received = 0
+        self._ledger = Ledger(LIMIT)
+        self._ledger.enter(self._number, Handoff())
+        self._ledger.words = Watched(self._ledger.words, self.look)  # type: ignore[assignment]
+        self._control, other = socket.socketpair()
+        self._other = other
+        self._moves = Moves(
+            self._ledger, Exit(self._control), replay="idempotent", on_closed=lambda: None
+        )
+        self._engine = Engine(answer, self.look)
+
+    def make(self) -> MovableConnection:
+        """Make what is to be the loop's protocol."""
+        return MovableConnection(
+            self._engine, self._number, Handoff(), self._moves, is_unix=self._is_unix
+        )
+
+    def _totals(self) -> tuple[int, int]:
+        """Return what was read and written, in truth."""
+        return self._sent - unread(self._server), self._received + unread(self.client)
+
+    def look(self) -> None:
+        """Judge the connection, and see that this is right."""
+        if self.has_ended:
+            return
+        layout = self._ledger.layout
+        at = layout.entry_at(self._number)
+        entry = decode_entry(bytes(self._ledger.bytes[at : at + ENTRY_BYTES]))
+        known = Known(
+            in_base=entry.in_base,
+            length=entry.length,
+            out_base=entry.out_base,
+            out_done=entry.out_done,
+            out_end=entry.out_end,
+            is_pinned=entry.state is not State.OPEN,
+        )
+        counted = counts(self._server)
+        assert (counted is None) is self._is_unix
+        totals = (counted.read, counted.written) if counted else None
+        found = judge(known, totals, last_serial=0, limit=LIMIT)
+        self.findings.append(found)
+        read, written = totals or self._totals()
+        answers, part = divmod(written, len(RESPONSE))
+        unanswered = read - answers * len(REQUEST)
+        if found.verdict is Verdict.CLOSED:
+            # Right when a response has begun, or all of it is written that is known of; and where
+            # there are no counts, when it may have begun.
+            is_open = part or (not unanswered and not self._engine.has_ended)
+            assert is_open or self._is_unix, (known, read, written)
+            return
+        assert not part, (known, read, written)
+        assert found.unanswered == unanswered
+        assert (found.verdict is Verdict.AGAIN) is bool(unanswered)
+        assert self._is_unix or (found.consumed, found.written) == (read, written)
+        data_at = layout.data_at(self._number)
+        data = bytes(self._ledger.bytes[data_at : data_at + unanswered])
+        assert data == REQUEST[:unanswered]
+
+    async def send(self, data: bytes) -> None:
+        """Have the client send something."""
+        self._sent += len(data)
+        await asyncio.get_running_loop().sock_sendall(self.client, data)
+        while self._sent - unread(self._server) < self._sent:
+            await asyncio.sleep(0)
+
+    async def receive(self) -> None:
+        """Have the client receive a response, and nothing more."""
+        while unread(self.client) < len(RESPONSE):
+            await asyncio.sleep(0.001)
+        for _ in range(5):
+            await asyncio.sleep(0.001)  # Until the worker has noted that it is complete.
+        self.look()
+        self._received += len(self.client.recv(len(RESPONSE) + 1))
+
+    def close(self) -> None:
+        """Close everything."""
+        for sock in (self._server, self.client, self._control, self._other):
+            sock.close()
+        os.close(self._ledger.fd)
+
+
+def pair(kind: str) -> tuple[socket.socket, socket.socket]:
+    """Return the server and the client of a new connection."""
+    if kind == "unix":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    return server, client
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("answer", [at_once, in_pieces, in_turns, and_later])
+def test_worker_may_die_at_any_time(
+    kind: str, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is unanswered is known whenever it can be, and nothing else is ever taken for it."""
+    write = os.write
+
+    failures: list[object] = []
+
+    async def live() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: failures.append(context["exception"]))
+        server, client = pair(kind)
+        connection = Connection(server, client, answer)
+
+        def watched_write(fd: int, data: bytes) -> int:
+            connection.look()
+            written = write(fd, data)
+            connection.look()
+            return written
+
+        monkeypatch.setattr(os, "write", watched_write)
+        transport, _ = await loop.connect_accepted_socket(connection.make, server)
+        quiet = []
+        for begin in (0, 100, 999):
+            await connection.send(REQUEST[:begin])
+            connection.look()
+            quiet.append(connection.findings[-1].verdict)
+            await connection.send(REQUEST[begin:])
+            await connection.receive()
+            quiet.append(connection.findings[-1].verdict)
+        idle, again = Verdict.IDLE, Verdict.AGAIN
+        assert quiet == [idle, idle, again, idle, again, idle]
+        assert {Verdict.IDLE, Verdict.AGAIN} <= {one.verdict for one in connection.findings}
+        assert len(connection.findings) > 20
+        monkeypatch.undo()
+        connection.has_ended = True
+        transport.abort()
+        await asyncio.sleep(0)
+        connection.close()
+
+    async def live_for_a_while() -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await live()
+        finally:
+            assert not failures  # Those in callbacks, which end nothing.
+
+    asyncio.run(live_for_a_while())
