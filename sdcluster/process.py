@@ -3,14 +3,44 @@
 Used by the master and by the workers; it needs the standard library alone.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
 import select
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+class Label:
+    """How the own process is to be shown. It is all prepared: to show it takes no more memory."""
+
+    def __init__(self, title: str, name: str = "") -> None:
+        """`title` is for ps(1) and /proc/PID/cmdline, as far as it fits over the arguments.
+
+        Where the kernel does not tell where these are, it is left out. `name` is the kernel's for
+        the process, in at most 15 bytes: what top(1) and /proc/PID/comm show.
+        """
+        self.title = title
+        self._prctl = _libc().prctl
+        self._memmove = _libc().memmove
+        buffer = ctypes.create_string_buffer(name.encode()[:15])
+        self._name = (ctypes.c_int(_PR_SET_NAME), buffer) if name else None
+        self._title: tuple[Any, ...] | None = None
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            start, end = _arguments()
+            text = ctypes.create_string_buffer(title.encode()[: end - start - 1], end - start)
+            self._title = (ctypes.c_void_p(start), text, ctypes.c_size_t(end - start))
+
+    def show(self) -> None:
+        """Show it."""
+        if self._name is not None:
+            self._prctl(*self._name)
+        if self._title is not None:
+            self._memmove(*self._title)
 
 
 def become_subreaper() -> None:
@@ -45,27 +75,6 @@ def wait_until_adopted(parent: int) -> None:
         os.close(pidfd)
 
 
-def set_title(title: str) -> None:
-    """Show `title` in ps(1) and /proc/PID/cmdline, as far as it fits over the arguments.
-
-    Does nothing where the kernel does not tell where the arguments are.
-    """
-    try:
-        start, end = _arguments()
-    except (OSError, ValueError, IndexError):
-        return
-    room = end - start
-    if room > 1:
-        data = title.encode()[: room - 1]
-        ctypes.memmove(start, data.ljust(room, b"\0"), room)
-
-
-def set_name(name: str) -> None:
-    """Name the process for the kernel, in at most 15 bytes: what top(1) and /proc/PID/comm show."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
-
-
 def stderr_is_journal() -> bool:
     """Tell whether stderr goes to the journal: JOURNAL_STREAM names it, see systemd.exec(5)."""
     try:
@@ -79,7 +88,7 @@ def stderr_is_journal() -> bool:
 def _arguments() -> tuple[int, int]:
     """Return where the arguments are in memory, see proc_pid_stat(5): arg_start and arg_end.
 
-    It is the same in each process that is forked, which asks no more: it would take memory to.
+    It is the same in each process that is forked.
     """
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()

@@ -65,7 +65,7 @@ def serve(
             raise
         on_listening(listeners.addresses())
         process.become_subreaper()
-        process.set_title(f"sdcluster: master {config.name}")
+        process.Label(f"sdcluster: master {config.name}").show()
         _raise_descriptor_limit(journal)
         # Molds and workers are started with this mask and these handlers.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -33,7 +33,7 @@ kilobyte of the sender's buffer, and limits the descriptors on their way as well
 """
 
 _TITLE_ROOM = " " * 96
-"""An argument that makes room for the process title, see `process.set_title`."""
+"""An argument that makes room for the process title, see `process.Label`."""
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 """What sendmsg(2) says when its buffer or the descriptors on their way are at a limit."""
 

@@ -8,7 +8,8 @@ master that runs. So `protocol` in `Prepare`, and `PrepareFailed`, are for all v
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
@@ -135,6 +136,10 @@ class ForkFailed:
 Order: TypeAlias = Prepare | Fork
 Report: TypeAlias = Prepared | PrepareFailed | Forked | ForkFailed
 
+_HINTS: Mapping[type, Mapping[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (*get_args(Order), *get_args(Report))
+}
+
 
 def encode(frame: Order | Report) -> bytes:
     """Serialize a frame. Raises `ProtocolError` if it is larger than the channel takes."""
@@ -178,34 +183,31 @@ def _decode(data: bytes, kinds: tuple[type, ...]) -> object:
         raise ProtocolError(UPGRADED)
     for kind in kinds:
         if kind.__name__ == name:
-            return kind(**_checked(kind, values))
+            return _made(kind, values)
     raise ProtocolError(f"unknown frame {str(name)[:40]!r}")
 
 
-def _checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    known = {field.name for field in fields(kind)}
-    unknown = values.keys() - known
+def _made(kind: type, values: dict[str, Any]) -> object:
+    hints = _HINTS[kind]
+    unknown = values.keys() - hints.keys()
     if unknown:
         raise ProtocolError(f"{kind.__name__}: unknown field {min(unknown)[:40]!r}")
     checked = {name: _value(kind, name, hints[name], value) for name, value in values.items()}
     try:
-        kind(**checked)
+        return kind(**checked)
     except TypeError as error:
         raise ProtocolError(f"{kind.__name__}: a field is missing") from error
-    return checked
 
 
 def _value(kind: type, name: str, hint: object, value: object) -> object:
-    if get_origin(hint) is tuple:
+    if type(value) is hint:
+        return value
+    if hint is float:
+        if type(value) is int and abs(value) <= 2**53:
+            return float(value)
+    elif get_origin(hint) is tuple:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-    elif get_origin(hint) is Literal:
-        if value in get_args(hint):
-            return value
-    elif hint is float:
-        if type(value) is float or (type(value) is int and abs(value) <= 2**53):
-            return float(value)
-    elif type(value) is hint:
+    elif get_origin(hint) is Literal and value in get_args(hint):
         return value
     raise ProtocolError(f"{kind.__name__}: {name} has a value of the wrong type")

@@ -16,9 +16,9 @@ import signal
 import socket
 from typing import NoReturn
 
-from sdcluster import process
 from sdcluster.descriptors import is_connection
 from sdcluster.errors import reason_of
+from sdcluster.process import Label
 from sdcluster.wire import channel
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 from sdcluster.wire.ledger import Head, State
@@ -28,6 +28,12 @@ NO_ROOM_RETRY_MS = 5
 """How long to wait for the master when too many descriptors are on their way."""
 
 _NO_ROOM = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+_LIBC = ctypes.PyDLL(None, use_errno=True)
+_syscall = _LIBC.syscall  # Under the GIL, as fork(2) would be.
+_poll = _LIBC.poll
+_pthread_sigmask = _LIBC.pthread_sigmask
+_ALL_SIGNALS = ctypes.create_string_buffer(b"\xff" * 128)
+_MASK = ctypes.create_string_buffer(128)
 _CLONE_FILES = 0x400
 _WALL = 0x40000000
 _CLONE = {
@@ -40,31 +46,68 @@ _CLONE = {
 systemd.exec(5), as its flags cannot be looked at."""
 
 
-class Keeper:
-    """The keeper of the own process, which has one thread."""
+class _PollFd(ctypes.Structure):
+    """What poll(2) takes."""
 
-    def __init__(self, control: socket.socket, ledger: Ledger, *, name: str, title: str) -> None:
-        """Start it. Raises OSError when it cannot be made.
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
-        `name` is the process's, in at most 15 bytes, and `title` what ps(1) shows.
-        """
+
+class Keeping:
+    """What a keeper needs, made by the mold before the fork: what is made after it is there twice.
+
+    Each page of memory that the worker or the keeper writes to is one more.
+    """
+
+    def __init__(self, control_fd: int, ledger: Ledger, label: Label) -> None:
+        """Raises OSError where it is not known how to make a keeper."""
+        self.control_fd = control_fd
+        self.ledger = ledger
         number = _CLONE.get(platform.machine())
         if number is None:
             raise OSError(f"the number of clone(2) on {platform.machine()} is not known")
-        syscall = ctypes.PyDLL(None, use_errno=True).syscall  # Under the GIL, as fork(2) would be.
         # Nobody is told of its end, so that the app's own wait(2) does not meet it.
-        arguments = [0, _CLONE_FILES] if platform.machine() == "s390x" else [_CLONE_FILES, 0]
-        own = os.pidfd_open(os.getpid())
+        flags = [0, _CLONE_FILES] if platform.machine() == "s390x" else [_CLONE_FILES, 0]
+        self._clone = [ctypes.c_long(number), *map(ctypes.c_ulong, flags), None, None, None]
+        self._label = label
+        self._watch = _PollFd(0, select.POLLIN)
+
+    def start(self) -> "Keeper":
+        """Start the keeper of the own process, which has one thread. Raises OSError."""
+        self._watch.fd = own = os.pidfd_open(os.getpid())
         # Else a signal could run a handler of the worker's in the keeper.
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-        pid = syscall(ctypes.c_long(number), *map(ctypes.c_ulong, arguments), None, None, None)
+        _pthread_sigmask(signal.SIG_SETMASK, _ALL_SIGNALS, _MASK)
+        pid = _syscall(*self._clone)
         if pid == 0:
-            _keep(own, control, ledger, name, title)
+            self._keep()
         code = ctypes.get_errno()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _pthread_sigmask(signal.SIG_SETMASK, _MASK, None)
         if pid < 0:
             os.close(own)
             raise OSError(code, os.strerror(code))
+        return Keeper(pid)
+
+    def _keep(self) -> NoReturn:
+        """Be the keeper."""
+        try:
+            self._label.show()
+            while not self._watch.revents:
+                _poll(ctypes.byref(self._watch), 1, -1)
+            gc.disable()
+            _pass_on(socket.socket(fileno=self.control_fd), self.ledger)
+        except ConnectionError:
+            pass  # The master is dead: there is nobody to give them to.
+        except Exception as error:
+            what = f"cannot give all connections to the master: {reason_of(error)}"
+            os.write(2, f"{self._label.title}: {what}\n".encode())
+        finally:
+            os._exit(0)
+
+
+class Keeper:
+    """A keeper that runs, as its worker sees it."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises OSError, and there is no keeper then."""
         self.pid = pid
         try:
             self._pidfd = os.pidfd_open(pid)
@@ -76,25 +119,6 @@ class Keeper:
     def fileno(self) -> int:
         """Return a descriptor that is readable when the keeper is dead: pidfd_open(2)."""
         return self._pidfd
-
-
-def _keep(worker: int, control: socket.socket, ledger: Ledger, name: str, title: str) -> NoReturn:
-    """Be the keeper. Each page that is written to here, or by the worker, is one more: few are."""
-    try:
-        gc.disable()
-        process.set_name(name)
-        process.set_title(title)
-        poll = select.poll()
-        poll.register(worker, select.POLLIN)
-        poll.poll()
-        _pass_on(control, ledger)
-    except ConnectionError:
-        pass  # The master is dead: there is nobody to give them to.
-    except Exception as error:
-        text = f"{title}: cannot give all connections to the master: {reason_of(error)}\n"
-        os.write(2, text.encode())
-    finally:
-        os._exit(0)
 
 
 def _pass_on(control: socket.socket, ledger: Ledger) -> None:

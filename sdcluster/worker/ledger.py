@@ -44,6 +44,13 @@ class Ledger:
         self.words[Head.CAPACITY] = capacity
         self.words[Head.LIMIT] = limit_bytes
 
+    def close(self) -> None:
+        """Let go of it in this process; another that has it, has it on."""
+        for view in (self.arrival, self.words, self.bytes):
+            view.release()
+        self.map.close()
+        os.close(self.fd)
+
     def has(self, number: int) -> bool:
         """Tell whether there is an entry for a connection."""
         return number < self.layout.capacity

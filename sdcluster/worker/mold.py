@@ -19,14 +19,15 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, cast
 
-from sdcluster import process, side
+from sdcluster import side
 from sdcluster.descriptors import attached, space
 from sdcluster.errors import AppError, ProtocolError, reason_of
+from sdcluster.process import Label
 from sdcluster.wire import frames
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
-from sdcluster.worker import agent, command, engine, loader, logs, script, server
+from sdcluster.worker import agent, command, engine, forking, loader, logs, script, server
 from sdcluster.worker.intake import tell
-from sdcluster.worker.keeper import Keeper
+from sdcluster.worker.keeper import Keeper, Keeping
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.service import ServiceMember
 
@@ -44,8 +45,7 @@ def main(channel_fd: int) -> NoReturn:
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
     prepare = _receive_prepare(channel)
-    process.set_title(f"sdcluster: mold {prepare.name} gen {prepare.generation}")
-    process.set_name("sdcluster:mold")
+    Label(f"sdcluster: mold {prepare.name} gen {prepare.generation}", "sdcluster:mold").show()
     _Mold(channel, prepare).run()
     sys.stdout.flush()
     os._exit(0)
@@ -144,12 +144,26 @@ class _Mold:
 
     def _fork(self, order: frames.Fork, descriptors: Sequence[int]) -> int:
         """Fork a worker and return its pid. Raises OSError."""
+        if order.agent or self._interface not in ("asgi", "wsgi"):
+            return self._fork_twice(order, descriptors, None)
+        safety = _Safety(descriptors[0], self._prepare, order)
+        try:
+            return self._fork_twice(order, descriptors, safety)
+        finally:
+            safety.ledger.close()
+
+    def _fork_twice(
+        self, order: frames.Fork, descriptors: Sequence[int], safety: "_Safety | None"
+    ) -> int:
         reader, writer = os.pipe()
         try:
-            between = os.fork()
-            if between == 0:
-                os.close(reader)
-                self._fork_again(order, descriptors, writer)
+            forking.begin()
+            try:
+                between = forking.fork()
+                if between == 0:
+                    self._fork_again(order, descriptors, (reader, writer), safety)
+            finally:
+                forking.end_in_parent()
             os.close(writer)
             writer = -1  # Else a process in between that is killed would leave us reading.
             _, status = os.waitpid(between, 0)
@@ -166,14 +180,25 @@ class _Mold:
             raise OSError(-answer, os.strerror(-answer))
         return answer
 
-    def _fork_again(self, order: frames.Fork, descriptors: Sequence[int], writer: int) -> NoReturn:
+    def _fork_again(
+        self,
+        order: frames.Fork,
+        descriptors: Sequence[int],
+        pipe: tuple[int, int],
+        safety: "_Safety | None",
+    ) -> NoReturn:
+        """Fork the worker, in the process in between, which says who it is and exits."""
         try:
             try:
-                pid = os.fork()
+                pid = forking.fork()
             except OSError as error:
                 pid = -(error.errno or 1)
             if pid == 0:
-                os.close(writer)
+                if safety is not None:
+                    safety.start()
+                forking.end_in_child()
+                for fd in pipe:
+                    os.close(fd)
                 self._channel.close()
                 run_worker(
                     self._app,
@@ -181,9 +206,10 @@ class _Mold:
                     self._prepare,
                     order,
                     descriptors,
+                    safety,
                     master=self._master,
                 )
-            os.write(writer, pid.to_bytes(8, "little", signed=True))
+            os.write(pipe[1], pid.to_bytes(8, "little", signed=True))
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -213,6 +239,7 @@ def run_worker(
     prepare: frames.Prepare,
     order: frames.Fork,
     descriptors: Sequence[int],
+    safety: "_Safety | None",
     *,
     master: int,
 ) -> NoReturn:
@@ -223,9 +250,6 @@ def run_worker(
     status = 0
     control = socket.socket(fileno=descriptors[0])
     try:
-        safety: _Safety | None = None
-        if interface in ("asgi", "wsgi") and not order.agent:
-            safety = _Safety(control, prepare, order)  # What is written to before is kept twice.
         _describe(prepare, order)
         if interface == "script":
             status = script.run(
@@ -273,8 +297,8 @@ def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
         name, _, value = line.partition("=")
         os.environ[name] = value
     what = "agent" if order.agent else f"worker {order.slot}"
-    process.set_title(f"sdcluster: {what} {prepare.name} gen {prepare.generation}")
-    process.set_name("sdcluster:agent" if order.agent else f"sdcluster:w{order.slot}")
+    title = f"sdcluster: {what} {prepare.name} gen {prepare.generation}"
+    Label(title, "sdcluster:agent" if order.agent else f"sdcluster:w{order.slot}").show()
     if prepare.script:
         return  # What it logs, and where, is all its own.
     who = f"sdcluster[{prepare.name}] {'agent' if order.agent else f'worker {order.worker}'}"
@@ -334,19 +358,27 @@ def _serve(
 
 
 class _Safety:
-    """The ledger of a worker, and its keeper if it has one."""
+    """The ledger of a worker and what its keeper needs, made before the fork."""
 
-    def __init__(self, control: socket.socket, prepare: frames.Prepare, order: frames.Fork) -> None:
+    def __init__(self, control_fd: int, prepare: frames.Prepare, order: frames.Fork) -> None:
         """Raises OSError when there is no room for a ledger."""
         self.ledger = Ledger(prepare.replay_max_kb * 1024)
         self.keeper: Keeper | None = None
+        self._keeping: Keeping | None = None
         self._failure: OSError | None = None
         if prepare.crash_recovery:
             title = f"sdcluster: keeper {order.slot} {prepare.name} gen {prepare.generation}"
             try:
-                self.keeper = Keeper(
-                    control, self.ledger, name=f"sdcluster:k{order.slot}", title=title
-                )
+                label = Label(title, f"sdcluster:k{order.slot}")
+                self._keeping = Keeping(control_fd, self.ledger, label)
+            except OSError as error:
+                self._failure = error
+
+    def start(self) -> None:
+        """Start the keeper, in the worker, before anything else is done there."""
+        if self._keeping is not None:
+            try:
+                self.keeper = self._keeping.start()
             except OSError as error:
                 self._failure = error
 

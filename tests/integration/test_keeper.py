@@ -15,7 +15,7 @@ from web import connection, fetch
 
 CONFIG = 'app = "app:app"\nworkers = 2\n'
 
-MAX_PRIVATE_KB = 3072
+MAX_PRIVATE_KB = 1792
 """What a keeper may have to itself: mostly what Python writes to in whatever it does."""
 MAX_GROWTH_KB = 256
 

@@ -251,12 +251,18 @@ FATAL = """
 import os
 import signal
 
+from sdcluster.worker import forking
+
 MOLD = os.getpid()
+fork = forking.fork
 
-def is_in_between():
-    return os.getppid() == MOLD and os.path.exists("fatal")
+def fatal():
+    pid = fork()
+    if pid == 0 and os.getppid() == MOLD and os.path.exists("fatal"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pid
 
-os.register_at_fork(after_in_child=lambda: is_in_between() and os.kill(os.getpid(), signal.SIGKILL))
+forking.fork = fatal
 """
 """Kills the process between mold and worker as soon as it is there, while `fatal` exists."""
 
