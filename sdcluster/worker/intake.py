@@ -73,6 +73,8 @@ class Intake:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._high_fd = soft - 2 * channel.MAX_CONNECTIONS_PER_FRAME if soft > 0 else sys.maxsize
         self._is_scarce = True
+        self._has_told = False
+        """That connections wait, since one was last taken."""
         control.setblocking(False)
         self._listen_to_master()
 
@@ -137,9 +139,7 @@ class Intake:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                logger.warning(
-                    "cannot accept: %s; connections wait in the backlog", reason_of(error)
-                )
+                self._tell_exhausted(f"cannot accept: {reason_of(error)}")
                 self._pause()
                 self._loop.call_later(EXHAUSTED_PAUSE_S, self._resume)
                 return
@@ -164,7 +164,7 @@ class Intake:
     def _read_control(self) -> None:
         for _ in range(FRAMES_PER_TURN):
             if self._is_scarce and self._lacks_descriptors():
-                logger.warning("descriptors are used up; connections wait")
+                self._tell_exhausted("descriptors are used up")
                 self._loop.remove_reader(self._control)
                 self._loop.call_later(EXHAUSTED_PAUSE_S, self._listen_to_master)
                 return
@@ -236,7 +236,13 @@ class Intake:
             return True
         return False
 
+    def _tell_exhausted(self, reason: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            logger.warning("%s; connections wait", reason)
+
     def _open(self, connection: socket.socket, came_with: Handoff) -> None:
+        self._has_told = False
         self._ledger.enter(connection.fileno(), came_with)
         connection.setblocking(False)
         task = self._loop.create_task(self._connect(connection, came_with))
