@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sdcluster.master.primary import Primary
     from sdcluster.worker.agent import Agent, Peer
     from sdcluster.worker.member import Member
-    from sdcluster.worker.service import AgentPeer
+    from sdcluster.worker.service import AgentPeer, ServiceMember
 
     is_master: bool
     is_primary: bool
@@ -57,6 +57,8 @@ __all__ = [  # Without those that not every process has: agent, settings and wor
     "on_request",
     "on_signal",
     "once",
+    "owner",
+    "owns",
     "run",
     "serve",
     "setup_master",
@@ -280,6 +282,29 @@ def listen(
         datagrams=datagrams,
     )
     return side.member.listen(request)
+
+
+def owner(key: str | bytes) -> int:
+    """Return the slot that a key belongs to, of those of a service's workers: 0, 1, and so on.
+
+    All workers agree on it, and few keys change hands when there is a slot more (rendezvous
+    hashing). It is where the configuration's `shard` sends a request with that key. Raises
+    `ClusterError` elsewhere than in a worker of a service that serves.
+    """
+    return _slotted("owner").owner(key)
+
+
+def owns(key: str | bytes) -> bool:
+    """Tell whether a key belongs to this worker's slot. Raises `ClusterError`, see `owner`."""
+    return _slotted("owns").owns(key)
+
+
+def _slotted(what: str) -> "ServiceMember":
+    found: Any = side.member
+    if not hasattr(found, "owner"):
+        raise ClusterError(f"{what} is for the workers of a service")
+    member: ServiceMember = found
+    return member
 
 
 def serve(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sdcluster import cacheurl, cpus, textfile
+from sdcluster import cacheurl, cpus, routing, textfile
 from sdcluster.address import Address, parse
 from sdcluster.environment import EnvironmentFileError, parse_environment_file
 from sdcluster.errors import ConfigError
@@ -77,6 +77,10 @@ class Config:
     crash_recovery: bool = True
     replay: Replay = "idempotent"
     replay_max_kb: int = 64
+    sticky: routing.Sticky | None = None
+    shard: routing.Shard | None = None
+    proxy_protocol: bool = False
+    proxy_allow_ips: tuple[str, ...] = ("127.0.0.0/8", "::1/128", routing.UNIX)
     access_log: bool = False
     forwarded_allow_ips: str = ""
     root_path: str = ""
@@ -315,6 +319,10 @@ KEYS: Mapping[str, Key] = {
     "crash_recovery": Key(_boolean, for_command=False),
     "replay": Key(_choice(*get_args(Replay)), for_command=False),
     "replay_max_kb": Key(_replay_max_kb, for_command=False),
+    "sticky": Key(routing.sticky, for_command=False),
+    "shard": Key(routing.shard, for_command=False),
+    "proxy_protocol": Key(_boolean, for_command=False),
+    "proxy_allow_ips": Key(routing.proxies, for_command=False),
     "access_log": Key(_boolean, for_command=False),
     "forwarded_allow_ips": Key(_addresses, for_command=False),
     "root_path": Key(_root_path, for_command=False),
@@ -372,6 +380,10 @@ def _build(
         wrong("ready_workers", f"{ready_workers} is more than the {workers} workers there are")
     if checked.get("max_requests_jitter") and not checked.get("max_requests"):
         wrong("max_requests_jitter", "does nothing without max_requests; give both")
+    if "sticky" in checked and "shard" in checked:
+        wrong("shard", "there is 'sticky' too; a request can be for one worker only")
+    if "proxy_allow_ips" in checked and not checked.get("proxy_protocol"):
+        wrong("proxy_allow_ips", "does nothing without proxy_protocol = true; give both")
     if problems:
         raise ConfigError(problems)
     plain = {key: value for key, value in checked.items() if key not in _MADE_OF_SEVERAL}

@@ -108,6 +108,10 @@ class WorkerChannel:
         """Return how many connections the worker has open."""
         return self.board.words[Field.CONNECTIONS]
 
+    def tell_slots(self, slots: int) -> None:
+        """Have the worker know how many slots there are."""
+        self.board[Field.SLOTS] = slots
+
     def give(self, connections: Sequence[int]) -> None:
         """Pass connections to the worker, which owns them from then on; the caller closes its own.
 

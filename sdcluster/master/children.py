@@ -86,6 +86,7 @@ class Children:
         """By worker."""
         self._keepers: dict[int, Recovery] = {}
         """By the keeper's pid."""
+        self._slots = 0
 
     # Molds.
 
@@ -234,6 +235,7 @@ class Children:
                 notify_socket.close()
             raise SpawnError(f"cannot start a process: {reason_of(error)}") from error
         channel.given()
+        channel.tell_slots(self._slots)
         process = WorkerProcess(
             worker,
             slot,
@@ -244,6 +246,13 @@ class Children:
             notify_socket,
         )
         self.workers[worker] = process
+
+    def tell_slots(self, slots: int) -> None:
+        """Have the workers know how many slots there are."""
+        if slots != self._slots:
+            self._slots = slots
+            for process in self.workers.values():
+                process.channel.tell_slots(slots)
 
     def strike(self, process: WorkerProcess, number: signal.Signals) -> None:
         """Send a worker a signal that is meant to end it."""

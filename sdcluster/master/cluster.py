@@ -104,6 +104,7 @@ class Cluster:
         self._traffic.settle(
             {slot.number for slot in self.supervisor.slots.values() if slot.serving is not None}
         )
+        self.children.tell_slots(self.supervisor.wanted)
         self._set_timer()
 
     def _set_timer(self) -> None:

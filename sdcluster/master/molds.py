@@ -16,10 +16,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdcluster.config import Config, python
 from sdcluster.descriptors import close_all, duplicates
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
+from sdcluster.master.secret import cookie_secret
 from sdcluster.master.systemd import PRIVATE_ENVIRONMENT
 from sdcluster.wire import frames
 
@@ -120,6 +122,7 @@ class Mold:
             crash_recovery=config.crash_recovery,
             replay=config.replay,
             replay_max_kb=config.replay_max_kb,
+            **_routing(config),
             heartbeat_interval_s=heartbeat_interval_s(config),
             drain_timeout_s=config.drain_timeout_s,
             track_requests=config.request_timeout_s > 0,
@@ -252,6 +255,24 @@ def heartbeat_interval_s(config: Config) -> float:
     if config.heartbeat_timeout_s <= 0:
         return 1.0
     return min(1.0, config.heartbeat_timeout_s / 4)
+
+
+def _routing(config: Config) -> dict[str, Any]:
+    """Return the fields of `Prepare` that say which worker a request is for."""
+    fields: dict[str, Any] = {}
+    if config.sticky is not None:
+        fields["sticky"] = config.sticky.by
+        if config.sticky.by == "cookie":
+            fields["cookie_name"] = config.sticky.name
+            fields["cookie_attributes"] = config.sticky.attributes()
+            fields["cookie_secure"] = config.sticky.secure
+            fields["cookie_secret"] = cookie_secret(config.name)
+    if config.shard is not None:
+        fields["shard_by"] = config.shard.by
+        fields["shard_function"] = config.shard.function
+    if config.proxy_protocol:
+        fields["proxies"] = config.proxy_allow_ips
+    return fields
 
 
 def _environment(config: Config, user: pwd.struct_passwd | None) -> dict[str, str]:

@@ -38,7 +38,7 @@ MAX_CONNECTIONS_PER_FRAME = 16
 MAX_UNANSWERED_BYTES = 128 * 1024
 """The most that a connection is handed over with; a channel takes about 200 KiB at a time."""
 MAX_PROXIED_BYTES = 107
-"""The longest line of the PROXY protocol, version 1."""
+"""Whatever the address."""
 ANY = -1
 """As a slot: whichever worker."""
 
@@ -67,7 +67,7 @@ class Handoff:
     written: int = 0
     """Bytes written to it, ever."""
     proxied: bytes = b""
-    """Who the client is when a proxy has said so: a line of the PROXY protocol, version 1."""
+    """Who the client is when a proxy has said so, as workers put it among themselves."""
 
 
 def encode_handoff(handoff: Handoff) -> bytes:

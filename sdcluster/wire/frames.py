@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
 
-PROTOCOL = 4
+PROTOCOL = 5
 """The version of this module: one more with every change of a frame."""
 UPGRADED = (
     "sdcluster was upgraded since this instance was started; restart it "
@@ -69,6 +69,19 @@ class Prepare:
     """Which requests go to another worker when theirs dies: `idempotent`, `all` or `never`."""
     replay_max_kb: int = 64
     """KiB of a request that are kept for that."""
+    sticky: str = ""
+    """What keeps a client with its worker: `cookie` or `client-ip`; empty when nothing does."""
+    cookie_name: str = ""
+    cookie_attributes: str = ""
+    cookie_secure: str = ""
+    cookie_secret: str = ""
+    """What it is signed with: hexadecimal digits."""
+    shard_by: str = ""
+    """What of a request is its key."""
+    shard_function: str = ""
+    """`module:function` that tells its key."""
+    proxies: tuple[str, ...] = ()
+    """Networks of the peers whose connections begin with the PROXY protocol; and `unix`."""
     heartbeat_interval_s: float = 1.0
     drain_timeout_s: float = 30.0
     track_requests: bool = False

@@ -3,7 +3,7 @@
 One page (a sealed memfd) per worker, or in a program per listener that a worker has, so that a
 worker can damage only what is said of itself.
 Each field is an aligned 64-bit word: on the machines Linux runs on, such a word is read whole.
-The writer is the worker, but for `WAITING`.
+The writer is the worker, but for `WAITING` and `SLOTS`.
 """
 
 from enum import IntEnum
@@ -27,6 +27,8 @@ class Field(IntEnum):
     """CLOCK_MONOTONIC when the oldest request under way began; 0 when there is none."""
     WAITING = 5
     """Written by the master: 1 asks the worker to say X_TAKEN=1 at its next take."""
+    SLOTS = 6
+    """Written by the master: how many slots there are, from 0 on."""
 
 
 class Scoreboard:

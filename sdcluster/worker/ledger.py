@@ -82,15 +82,19 @@ class Ledger:
         words[at + Word.OUT_BASE] = words[at + Word.OUT_DONE] = handoff.written
         words[at + Word.OUT_END] = words[at + Word.HANDING] = 0
         words[at + Word.CRASHES] = handoff.crashes
-        proxied_at = layout.proxied_at(number)
-        proxied = handoff.proxied[:MAX_PROXIED_BYTES]
-        self.bytes[proxied_at : proxied_at + len(proxied) + 1] = proxied + b"\0"
+        self.set_proxied(number, handoff.proxied)
         kept = len(unanswered) <= layout.limit
         if kept:
             data_at = layout.data_at(number)
             self.bytes[data_at : data_at + len(unanswered)] = unanswered
         words[at + Word.LENGTH] = len(unanswered)
         words[at + Word.STATE] = State.OPEN if kept else State.PINNED
+
+    def set_proxied(self, number: int, proxied: bytes) -> None:
+        """Enter who a proxy says that the client is."""
+        if self.has(number):
+            at, text = self.layout.proxied_at(number), proxied[:MAX_PROXIED_BYTES] + b"\0"
+            self.bytes[at : at + len(text)] = text
 
     def free(self, number: int, length: int) -> None:
         """Give the memory of a request of some length back."""

@@ -16,13 +16,13 @@ _OURS = (__file__, os.path.join(os.path.dirname(__file__), "agent.py"))
 _USUAL_NAMES = ("app", "application", "api", "asgi", "wsgi", "create_app", "make_app")
 
 
-def load_agent(target: str) -> Callable[[], Any]:
-    """Import and return the agent's function. Raises `AppError`."""
+def load_function(target: str, what: str) -> Callable[..., Any]:
+    """Import and return a function of the app's, which is to be `what`. Raises `AppError`."""
     found = _find(target)
     if not callable(found):
         kind = type(found).__name__
-        raise AppError(f"{target}: a {kind} is no agent; name a function")
-    return cast(Callable[[], Any], found)
+        raise AppError(f"{target}: a {kind} is no {what}; name a function")
+    return cast(Callable[..., Any], found)
 
 
 def load(target: str) -> Any:

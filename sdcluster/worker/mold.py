@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import faulthandler
+import functools
 import gc
 import logging
 import mmap
@@ -24,8 +25,8 @@ from sdcluster.descriptors import attached, space
 from sdcluster.errors import AppError, ProtocolError, reason_of
 from sdcluster.process import Label
 from sdcluster.wire import frames
-from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
-from sdcluster.worker import agent, command, engine, forking, loader, logs, script, server
+from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
+from sdcluster.worker import agent, command, engine, forking, loader, logs, routing, script, server
 from sdcluster.worker.intake import tell
 from sdcluster.worker.keeper import Keeper, Keeping
 from sdcluster.worker.ledger import Ledger
@@ -98,8 +99,9 @@ class _Mold:
         side.member = ServiceMember(has_agent=bool(prepare.agent))  # The app may add its handlers.
         if prepare.preload or prepare.trial:
             self._app, self._interface = load_app(prepare)
-            if prepare.agent:
-                loader.load_agent(prepare.agent)
+            for target, what in ((prepare.agent, "agent"), (prepare.shard_function, "shard")):
+                if target:
+                    loader.load_function(target, what)
             if prepare.preload and len(os.listdir("/proc/self/task")) > 1:
                 raise AppError(
                     f"{prepare.app} starts a thread when it is imported, and a process with "
@@ -307,7 +309,7 @@ def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
 
 def _be_agent(prepare: frames.Prepare, control: socket.socket, descriptors: Sequence[int]) -> None:
     # While it is imported, as in a mold that preloads: the handlers of an app are its workers'.
-    function = loader.load_agent(prepare.agent)
+    function = loader.load_function(prepare.agent, "agent")
     side.member, side.agent = None, agent.Agent()
     logs.promote()
     agent.serve(
@@ -336,13 +338,18 @@ def _serve(
         logs.promote()
     if interface == "wsgi":
         app = engine.wsgi_middleware()(app, workers=prepare.threads)
+    key: routing.KeyFunction | None = None
+    if prepare.shard_function:
+        key = loader.load_function(prepare.shard_function, "shard")
+    slots = functools.partial(board.__getitem__, Field.SLOTS)
+    app = routing.routed(app, routing.rule(prepare, order.slot, key), slot=order.slot, slots=slots)
     messages = socket.socket(fileno=descriptors[2])
     listeners = [socket.socket(fileno=fd) for fd in descriptors[3:]]
     member = side.member
     assert isinstance(member, ServiceMember)
 
     def join(loop: asyncio.AbstractEventLoop) -> None:
-        member.join(order.worker, messages, control, loop)
+        member.join(order.worker, order.slot, slots, messages, control, loop)
 
     server.serve(
         app,

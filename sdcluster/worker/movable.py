@@ -16,8 +16,10 @@ from typing import Any
 
 from sdcluster.wire.channel import ANY, Handoff
 from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, State, Word
+from sdcluster.worker import proxyprotocol
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
 from sdcluster.worker.replay import Fate, Policy, fate, request_line
 
 MAX_HELD_BYTES = 64 * 1024
@@ -45,12 +47,20 @@ class Moves:
         exit: Exit,  # noqa: A002  # That is what it is.
         *,
         replay: Policy,
+        proxies: Trust | None,
+        is_routed: bool,
         on_closed: Callable[[], None],
     ) -> None:
-        """`on_closed` is called when a connection is gone; `replay` is for what a dead one had."""
+        """`on_closed` is called when a connection is gone; `replay` is for what a dead one had.
+
+        `proxies` are the peers that are to say who the client is; None when nobody is. With
+        `is_routed` no more is read of a request than can be handed over, before it is to `stay`.
+        """
         self.ledger = ledger
         self.exit = exit
         self.replay: Policy = replay
+        self.proxies = proxies
+        self.is_routed = is_routed
         self.on_closed = on_closed
         self.is_draining = False
         """Whether all are to go to other workers, as soon as they are free."""
@@ -79,13 +89,17 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_engine",
         "_fd",
         "_feed",
+        "_header",
         "_held",
         "_held_bytes",
         "_is_behind",
+        "_is_full",
         "_is_gone",
         "_is_held",
+        "_is_paused",
         "_is_pinned",
         "_is_unix",
+        "_is_upgraded",
         "_ledger",
         "_length",
         "_limit",
@@ -137,13 +151,21 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_behind = False
         """Whether the transport still had something to write when it was last looked at."""
         self._is_gone = False
+        self._is_full = False
+        """Whether no more is read, as the request could not be handed over then."""
+        self._is_paused = False
+        """Whether no more is read, as the engine has said so."""
+        self._is_upgraded = False
+        """Whether it is no longer HTTP. Its head is answered once, and that is never complete."""
         self._transport: Any = None
         self.hops = handoff.hops
         """How often the request was handed over."""
         self.crashes = handoff.crashes
         """How many workers have died with the request."""
         self.proxied = handoff.proxied
-        """Who the client is when a proxy has said so: a line of the PROXY protocol, version 1."""
+        """Who the client is when a proxy has said so, see `proxyprotocol.encode`."""
+        self._header = b""
+        """What has come of a proxy's header that is not there whole."""
 
     # What the loop calls.
 
@@ -151,6 +173,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Begin, with what the connection was handed over with."""
         self._transport = transport
         self._engine.connection_made(self)
+        proxies = self._moves.proxies
+        if proxies is not None:
+            if self.proxied:
+                self._be_from(proxyprotocol.decode(self.proxied))
+            elif not self._read and transport.get_extra_info("peername") in proxies:
+                self._feed = self._take_header
         unanswered, self._origin = self._origin, None
         if unanswered:
             self._go_on(unanswered)
@@ -161,7 +189,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Serve what another worker has read, if that may be after what befell it."""
         match fate(unanswered, self.crashes, self._moves.replay):
             case Fate.SERVED:
-                self._engine.data_received(unanswered)
+                self._feed(unanswered)
             case Fate.REFUSED:
                 logger.error(
                     "%d workers have died with the request %r: it is answered 502",
@@ -214,6 +242,63 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 self._is_behind = False
                 self._words[self._at + _OUT_DONE] = self._written
         self._feed(data)
+        if begin < self._limit <= self._length and self._moves.is_routed:
+            self._be_full()
+
+    def _be_full(self) -> None:
+        """Read no more, if there is a request, and somebody who is about to say whose it is."""
+        if not self._is_upgraded and not self._engine.is_waiting() and not self.is_closing():
+            self._is_full = True
+            self._transport.pause_reading()
+
+    def stay(self) -> None:
+        """Read on: the request that the app is about to see is served here."""
+        if self._is_full:
+            self._is_full = False
+            if not self._is_paused and not self.is_closing():
+                self._transport.resume_reading()
+
+    def _take_header(self, data: bytes) -> None:
+        """Take what a proxy says of the client, which comes before all that the client says."""
+        data = self._header + data
+        try:
+            header = proxyprotocol.parse(data)
+        except HeaderError as error:
+            logger.warning(
+                "a connection of %s is closed, as it has no header of the PROXY protocol: %s",
+                self.get_extra_info("peername") or "a Unix socket",
+                error,
+            )
+            self.abort()
+            return
+        if header is Need.MORE:
+            self._header = data
+            return
+        self._header = b""
+        self._feed = self._engine.data_received
+        self.proxied = proxyprotocol.encode(header.client)
+        self._strip(header.length, data[header.length :])
+        self._be_from(header.client)
+        if self._length:
+            self._feed(data[header.length :])
+
+    def _strip(self, length: int, rest: bytes) -> None:
+        """Go on as if the connection had begun with `rest`, and be of whom the proxy says."""
+        words, at = self._words, self._at
+        state, words[at] = words[at], State.PINNED  # Until it is all true again.
+        self._read += length
+        self._length -= length
+        if self._limit:
+            self._map[self._data_at : self._data_at + len(rest)] = rest
+        words[at + _IN_BASE] = self._read
+        if self._is_unix:
+            words[at + _LENGTH] = self._length
+        self._ledger.set_proxied(self._fd, self.proxied)
+        words[at] = state
+
+    def _be_from(self, client: tuple[str, int] | None) -> None:
+        if client is not None:
+            self._engine.client = client
 
     def eof_received(self) -> bool | None:
         """Pass on that the client sends no more."""
@@ -298,11 +383,13 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def pause_reading(self) -> None:
         """Read no more."""
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again."""
-        if not self._is_gone:
+        self._is_paused = False
+        if not self._is_gone and not self._is_full:
             self._transport.resume_reading()
 
     def is_reading(self) -> bool:
@@ -310,8 +397,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return bool(self._transport.is_reading())
 
     def set_protocol(self, protocol: Any) -> None:
-        """Hand it to another protocol: it is upgraded, and stays."""
-        self.pin()
+        """Hand it to another protocol: it is upgraded, and stays once that is answered."""
+        self._is_upgraded = True
         self._engine, self._feed = protocol, protocol.data_received
 
     def get_protocol(self) -> Any:
@@ -405,7 +492,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     @property
     def is_free(self) -> bool:
         """Whether it can go elsewhere, and the app is not at work on it."""
-        return self.is_movable and bool(self._engine.is_waiting())
+        return self.is_movable and not self._is_upgraded and bool(self._engine.is_waiting())
 
     def _leave(self) -> None:
         if self.is_free:

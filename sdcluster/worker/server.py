@@ -18,7 +18,9 @@ from sdcluster.worker.intake import Intake
 from sdcluster.worker.keeper import Keeper
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import Moves
+from sdcluster.worker.proxyprotocol import Trust
 from sdcluster.worker.replay import Policy
+from sdcluster.worker.routing import Router
 
 FLUSH_TIMEOUT_S = 1.0
 """How long the master may take to read the last messages of a worker."""
@@ -59,6 +61,7 @@ class _Server:
         ledger: Ledger,
         keeper: Keeper | None,
     ) -> None:
+        self._app = app
         self._ledger = ledger
         self._keeper = keeper
         self._prepare = prepare
@@ -82,6 +85,8 @@ class _Server:
             self._ledger,
             way_out,
             replay=cast(Policy, self._prepare.replay),
+            is_routed=isinstance(self._app, Router),
+            proxies=Trust(self._prepare.proxies) if self._prepare.proxies else None,
             on_closed=lambda: intake.closed() if limit else None,
         )
         intake = Intake(

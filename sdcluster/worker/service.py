@@ -4,11 +4,12 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sdcluster import attachment, requests
 from sdcluster.errors import ClusterError
+from sdcluster.wire import rendezvous
 from sdcluster.wire.messages import MASTER, Frame
 from sdcluster.worker.intake import tell
 from sdcluster.worker.member import Member
@@ -52,18 +53,27 @@ class ServiceMember(Member):
 
     def __init__(self, *, has_agent: bool) -> None:
         super().__init__()
+        self.slot = -1
         self._has_agent = has_agent
         self._control: socket.socket | None = None
+        self._slots: Callable[[], int] = int
 
     def join(
         self,
         number: int,
+        slot: int,
+        slots: Callable[[], int],
         channel: socket.socket,
         control: socket.socket,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Be the worker of that number from now on, in the loop that runs."""
+        """Be the worker of that number from now on, in the loop that runs.
+
+        It has the slot `slot`, and `slots` tells how many there are.
+        """
         self.id = number
+        self.slot = slot
+        self._slots = slots
         self._control = control
         self._join(channel, loop)
 
@@ -86,6 +96,17 @@ class ServiceMember(Member):
         if frame.peer == MASTER:
             self._require_agent()
         super()._send_soon(frame)
+
+    def owner(self, key: str | bytes) -> int:
+        """Return the slot that a key belongs to. Raises `ClusterError` before the app serves."""
+        slots = self._slots()
+        if not slots:
+            raise ClusterError("whose a key is can be told when the app serves, not before")
+        return rendezvous.owner(key, slots)
+
+    def owns(self, key: str | bytes) -> bool:
+        """Tell whether a key belongs to this worker's slot. Raises `ClusterError` as `owner`."""
+        return self.owner(key) == self.slot
 
     def disconnect(self) -> None:
         """Leave, as soon as another worker serves in this one's place."""

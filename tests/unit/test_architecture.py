@@ -34,6 +34,7 @@ SHARED = {
     "sdcluster.errors",
     "sdcluster.process",
     "sdcluster.program",
+    "sdcluster.routing",
     "sdcluster.runtime",
     "sdcluster.textfile",
 }

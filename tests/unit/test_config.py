@@ -12,6 +12,7 @@ from sdcluster import cpus
 from sdcluster.address import Address
 from sdcluster.config import KEYS, Config, check_name, config_path, from_options, load, python
 from sdcluster.errors import EX_CONFIG, ConfigError
+from sdcluster.routing import Shard, Sticky
 
 APP = "app = 'shop:app'\n"
 COMMAND = "exec = ['/bin/sh']\n"
@@ -82,6 +83,10 @@ def test_app_alone_is_a_complete_configuration(read: Load, tmp_path: Path) -> No
         crash_recovery=True,
         replay="idempotent",
         replay_max_kb=64,
+        sticky=None,
+        shard=None,
+        proxy_protocol=False,
+        proxy_allow_ips=("127.0.0.0/8", "::1/128", "unix"),
         access_log=False,
         forwarded_allow_ips="",
         root_path="",
@@ -140,6 +145,16 @@ TAKEN = [
     ("crash_recovery = false", "crash_recovery", False),
     ("replay = 'never'", "replay", "never"),
     ("replay_max_kb = 128", "replay_max_kb", 128),
+    ("sticky = 'client-ip'", "sticky", Sticky(by="client-ip")),
+    ("sticky = { by = 'cookie', name = 'at' }", "sticky", Sticky(by="cookie", name="at")),
+    ("shard = 'shop:key'", "shard", Shard(function="shop:key")),
+    ("shard = { by = 'path:1' }", "shard", Shard(by="path:1")),
+    ("proxy_protocol = true", "proxy_protocol", True),
+    (
+        "proxy_allow_ips = ['10.0.0.1', 'unix']\nproxy_protocol = true",
+        "proxy_allow_ips",
+        ("10.0.0.1/32", "unix"),
+    ),
     ("access_log = true", "access_log", True),
     ("forwarded_allow_ips = '127.0.0.1'", "forwarded_allow_ips", "127.0.0.1"),
     ("forwarded_allow_ips = ['10.0.0.1', '10.0.0.2']", "forwarded_allow_ips", "10.0.0.1,10.0.0.2"),
@@ -243,6 +258,31 @@ REFUSED = [
     ("replay = 'always'", "'always' is none of idempotent, all, never"),
     ("replay_max_kb = 129", "129 is not a whole number from 4 to 128"),
     ("replay_max_kb = 6", "6 is not a multiple of 4"),
+    ("sticky = 'cookies'", "by = 'cookies' is none of cookie, client-ip"),
+    ("sticky = true", "True is none of cookie or client-ip, nor a table"),
+    ("sticky = { name = 'at' }", "the table does not say by what: cookie or client-ip"),
+    ("sticky = { by = 'cookie', names = 'at' }", "unknown key 'names'; did you mean name?"),
+    ("sticky = { by = 'client-ip', name = 'at' }", "name is for cookies only"),
+    ("sticky = { by = 'cookie', name = 'a b' }", "name = 'a b' is no name of a cookie"),
+    ("sticky = { by = 'cookie', path = '/;x' }", "path = '/;x' is no path of a cookie"),
+    ("sticky = { by = 'cookie', domain = 'a b' }", "domain = 'a b' is no domain"),
+    ("sticky = { by = 'cookie', max_age_s = -1 }", "max_age_s = -1 is not a whole number"),
+    ("sticky = { by = 'cookie', same_site = 'Lax' }", "same_site = 'Lax' is none of lax, "),
+    (
+        "sticky = { by = 'cookie', same_site = 'none', secure = 'never' }",
+        "browsers take no cookie with same_site = 'none' that is not secure",
+    ),
+    ("shard = 'header:'", "'header:' is not MODULE:FUNCTION; for a part of the request write"),
+    ("shard = 5", "5 is no table, such as"),
+    ("shard = {}", "the table does not say by what: header:X-Tenant, path:1, "),
+    ("shard = { by = 'path:0' }", "'path:0' is none of header:X-Tenant, path:1, query:user"),
+    ("shard = { by = 'body:user' }", "'body:user' is none of header:X-Tenant"),
+    ("shard = { by = 'path:1', key = 1 }", "the table has an unknown key 'key'"),
+    ("shard = 'shop:key'\nsticky = 'cookie'", "there is 'sticky' too"),
+    ("proxy_protocol = 1", "1 is not true or false"),
+    ("proxy_allow_ips = '10.0.0.1/8'", "'10.0.0.1/8' is no address, no"),
+    ("proxy_allow_ips = []", "nobody is named"),
+    ("proxy_allow_ips = 'unix'", "does nothing without proxy_protocol = true; give both"),
     ("access_log = 'yes'", "'yes' is not true or false"),
     ("forwarded_allow_ips = [1]", "1 is not a text"),
     ("root_path = 'api'", "'api' is not a path such as /api, without a slash at its end"),

@@ -135,7 +135,12 @@ class Connection:
         self._control, other = socket.socketpair()
         self._other = other
         self._moves = Moves(
-            self._ledger, Exit(self._control), replay="idempotent", on_closed=lambda: None
+            self._ledger,
+            Exit(self._control),
+            replay="idempotent",
+            proxies=None,
+            is_routed=False,
+            on_closed=lambda: None,
         )
         self._engine = Engine(answer, self.look)
 
