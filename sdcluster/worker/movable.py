@@ -110,6 +110,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_out_base",
         "_read",
         "_region",
+        "_staying_at",
         "_transport",
         "_words",
         "_written",
@@ -155,6 +156,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Whether no more is read, as the request could not be handed over then."""
         self._is_paused = False
         """Whether no more is read, as the engine has said so."""
+        self._staying_at = -1
+        """Where the request begins that is served here for certain, in bytes read."""
         self._is_upgraded = False
         """Whether it is no longer HTTP. Its head is answered once, and that is never complete."""
         self._transport: Any = None
@@ -247,12 +250,15 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _be_full(self) -> None:
         """Read no more, if there is a request, and somebody who is about to say whose it is."""
+        if self._staying_at == self._read:
+            return
         if not self._is_upgraded and not self._engine.is_waiting() and not self.is_closing():
             self._is_full = True
             self._transport.pause_reading()
 
     def stay(self) -> None:
         """Read on: the request that the app is about to see is served here."""
+        self._staying_at = self._read
         if self._is_full:
             self._is_full = False
             if not self._is_paused and not self.is_closing():

@@ -25,6 +25,9 @@ async def app(scope, receive, send):
 """
 """An ASGI app that answers with its slot and pid."""
 
+MISSING = 'raise ImportError("not here")\n'
+"""A module that is not installed."""
+
 _numbers = itertools.count()
 
 Start = Callable[..., Instance]
@@ -103,6 +106,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     end_all(instances)
+
+
+@pytest.fixture(params=["uvloop and httptools", "asyncio and h11"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Have the engine with each loop and each parser."""
+    if request.param == "asyncio and h11":
+        for name in ("uvloop", "httptools"):
+            (tmp_path / f"{name}.py").write_text(MISSING)
+    return str(request.param)
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +72,24 @@ class Client:
                 pass
         except ConnectionResetError:
             pass
+
+
+@contextmanager
+def reloading(instance: Instance) -> Iterator[list[int]]:
+    """Reload again and again, beside the body; the list has an item for each reload."""
+    over = threading.Event()
+    done: list[int] = []
+
+    def loop() -> None:
+        while not over.is_set():
+            with Client(instance) as client:
+                assert "error" not in client.call("Reload")
+            done.append(len(done))
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield done
+    finally:
+        over.set()
+        thread.join()

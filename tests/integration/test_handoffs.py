@@ -2,21 +2,18 @@
 
 import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from conftest import HELLO, Start
-from control import Client
+from control import reloading
 from instance import Instance, sdcluster, wait_until
 from web import Connection, connection, dial
 
 SCHEDULINGS = ("round-robin", "shared", "reuseport")
 CONFIG = 'app = "app:app"\nworkers = 2\nscheduling = "{}"\nreload_probation_s = 0.05\n'
-MISSING = 'raise ImportError("not here")\n'
 
 SLOW = """
 import asyncio
@@ -42,39 +39,9 @@ async def app(scope, receive, send):
 """An app that answers with its pid and the size of what was sent to it; /slow waits."""
 
 
-@pytest.fixture(params=["uvloop and httptools", "asyncio and h11"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Have the engine with each loop and each parser."""
-    if request.param == "asyncio and h11":
-        for name in ("uvloop", "httptools"):
-            (tmp_path / f"{name}.py").write_text(MISSING)
-    return str(request.param)
-
-
 def open_in(instance: Instance) -> int:
     """Return how many connections its workers have open."""
     return sum(int(one["connections"]) for one in instance.status()["workers"])
-
-
-@contextmanager
-def reloading(instance: Instance) -> Iterator[list[int]]:
-    """Reload again and again, beside the body; the list has an item for each reload."""
-    over = threading.Event()
-    done: list[int] = []
-
-    def loop() -> None:
-        while not over.is_set():
-            with Client(instance) as client:
-                assert "error" not in client.call("Reload")
-            done.append(len(done))
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    try:
-        yield done
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
