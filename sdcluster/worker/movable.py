@@ -80,11 +80,26 @@ class Moves:
             connection.flush()
 
 
+class _ProxiedSocket:
+    """The socket of a connection, but for whom it says that the peer is."""
+
+    def __init__(self, sock: Any, client: tuple[str, int]) -> None:
+        self._sock = sock
+        self._client = client
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
 class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     """One connection. `engine` is the engine's protocol, told by it of requests: see `engine`."""
 
     __slots__ = (
         "_at",
+        "_client",
         "_data_at",
         "_engine",
         "_fd",
@@ -167,6 +182,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """How many workers have died with the request."""
         self.proxied = handoff.proxied
         """Who the client is when a proxy has said so, see `proxyprotocol.encode`."""
+        self._client: tuple[str, int] | None = None
         self._header = b""
         """What has come of a proxy's header that is not there whole."""
 
@@ -180,8 +196,14 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if proxies is not None:
             if self.proxied:
                 self._be_from(proxyprotocol.decode(self.proxied))
-            elif not self._read and transport.get_extra_info("peername") in proxies:
+            elif not self._read and proxies.trusts(
+                transport.get_extra_info("peername"), is_unix=self._is_unix
+            ):
                 self._feed = self._take_header
+                if unanswered := self._origin:  # A part of the header, or more; no app has seen it.
+                    self._origin = None
+                    self._feed(unanswered)
+                return
         unanswered, self._origin = self._origin, None
         if unanswered:
             self._go_on(unanswered)
@@ -272,7 +294,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         except HeaderError as error:
             logger.warning(
                 "a connection of %s is closed, as it has no header of the PROXY protocol: %s",
-                self.get_extra_info("peername") or "a Unix socket",
+                "a Unix socket" if self._is_unix else self.get_extra_info("peername"),
                 error,
             )
             self.abort()
@@ -304,7 +326,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _be_from(self, client: tuple[str, int] | None) -> None:
         if client is not None:
-            self._engine.client = client
+            self._client = self._engine.client = client
 
     def eof_received(self) -> bool | None:
         """Pass on that the client sends no more."""
@@ -412,8 +434,16 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return self._engine
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what the transport says."""
-        return self._transport.get_extra_info(name, default)
+        """Return what the transport says, or the proxy.
+
+        The engine's protocols of WebSockets find out by it who the client is.
+        """
+        found = self._transport.get_extra_info(name, default)
+        if self._client is None:
+            return found
+        if name == "socket":
+            return _ProxiedSocket(found, self._client)
+        return self._client if name == "peername" else found
 
     def can_write_eof(self) -> bool:
         """Tell whether `write_eof` works."""

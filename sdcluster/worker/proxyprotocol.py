@@ -8,6 +8,7 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 """How version 2 begins."""
@@ -63,8 +64,10 @@ def _line(data: bytes) -> Header | Need:
     if len(words) >= 2 and words[1] == b"UNKNOWN":
         return Header(length, None)
     try:
-        _, kind, source, _, port, _ = (word.decode("ascii") for word in words)
-        return Header(length, (_address(source, kind), _port(port)))
+        _, kind, *addresses, source, target = (word.decode("ascii") for word in words)
+        client, _ = (_address(address, kind) for address in addresses)
+        port, _ = _port(source), _port(target)
+        return Header(length, (client, port))
     except ValueError as error:
         raise HeaderError(f"{line!r}") from error
 
@@ -115,10 +118,15 @@ class Trust:
         self._unix = "unix" in peers
         self._networks = [ipaddress.ip_network(one) for one in peers if one != "unix"]
 
-    def __contains__(self, peername: object) -> bool:
-        """Tell whether a peer is one of them, by what getpeername(2) says of it."""
-        if not isinstance(peername, tuple):
+    def trusts(self, peername: Any, *, is_unix: bool) -> bool:
+        """Tell whether a peer is one of them, by what getpeername(2) says of it.
+
+        That is nothing when it has gone already: then it may be anybody.
+        """
+        if is_unix:
             return self._unix
+        if not peername:
+            return False
         address = ipaddress.ip_address(peername[0].partition("%")[0])
         mapped = getattr(address, "ipv4_mapped", None)
         return any((mapped or address) in network for network in self._networks)

@@ -50,6 +50,11 @@ BROKEN = [
     b"PROXY TCP4 192.0.2.7 198.51.100.1 56324\r\n",
     b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 443\r\n",
     b"PROXY TCP4 192.0.2.7 198.51.100.1 -1 443\r\n",
+    b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443 1\r\n",
+    b"PROXY TCP4 192.0.2.7 198.51.100 56324 443\r\n",
+    b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 x\r\n",
+    b"PROXY TCP4 192.0.2.7  56324 443\r\n",
+    b"PROXY TCP4\r\n",
     b"PROXY TCP4 192.0.2.007 198.51.100.1 56324 443\r\n",
     b"PROXY TCP4 2001:db8::7 198.51.100.1 56324 443\r\n",
     b"PROXY TCP6 192.0.2.7 2001:db8::1 56324 443\r\n",
@@ -99,16 +104,28 @@ def test_noise_is_an_error_or_nothing_else() -> None:
             assert found.length <= len(data)
 
 
-def test_trust_is_by_network() -> None:
-    """IPv4 over an IPv6 socket is IPv4; link-local addresses have a scope."""
-    trust = Trust(("10.0.0.0/8", "fe80::/10"))
-    assert ("10.1.2.3", 5) in trust
-    assert ("::ffff:10.1.2.3", 5, 0, 0) in trust
-    assert ("fe80::1%eth0", 5, 0, 2) in trust
-    assert ("11.1.2.3", 5) not in trust
-    assert ("2001:db8::1", 5, 0, 0) not in trust
-    assert "" not in trust
-    assert "" in Trust(("unix",))
+@pytest.mark.parametrize(
+    ("peername", "trusted"),
+    [
+        (("10.1.2.3", 5), True),
+        (("::ffff:10.1.2.3", 5, 0, 0), True),
+        (("fe80::1%eth0", 5, 0, 2), True),
+        (("11.1.2.3", 5), False),
+        (("2001:db8::1", 5, 0, 0), False),
+        (None, False),
+    ],
+)
+def test_trust_is_by_network(peername: object, trusted: bool) -> None:
+    """IPv4 over an IPv6 socket is IPv4; link-local addresses have a scope; who has gone is none."""
+    trust = Trust(("10.0.0.0/8", "fe80::/10", "unix"))
+    assert trust.trusts(peername, is_unix=False) == trusted
+
+
+@pytest.mark.parametrize("peername", ["", "/run/peer", b"\0peer", None])
+def test_trust_in_unix_sockets_is_by_name(peername: object) -> None:
+    """Whatever the peer is bound to, and that is mostly nothing."""
+    assert Trust(("unix",)).trusts(peername, is_unix=True)
+    assert not Trust(("0.0.0.0/0", "::/0")).trusts(peername, is_unix=True)
 
 
 @pytest.mark.parametrize("client", [None, ("192.0.2.7", 1), ("2001:db8::7", 65535)])
