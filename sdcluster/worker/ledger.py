@@ -96,8 +96,9 @@ class Ledger:
             at, text = self.layout.proxied_at(number), proxied[:MAX_PROXIED_BYTES] + b"\0"
             self.bytes[at : at + len(text)] = text
 
-    def free(self, number: int, length: int) -> None:
-        """Give the memory of a request of some length back."""
-        pages = min(length, self.layout.limit) // PAGE_BYTES
-        if pages:
-            self.map.madvise(mmap.MADV_REMOVE, self.layout.data_at(number), pages * PAGE_BYTES)
+    def free(self, number: int, length: int, rest: int = 0) -> None:
+        """Give the memory of a request of some length back, but for that of its first bytes."""
+        begin, end = -(-rest // PAGE_BYTES), min(length, self.layout.limit) // PAGE_BYTES
+        if begin < end:
+            at = self.layout.data_at(number) + begin * PAGE_BYTES
+            self.map.madvise(mmap.MADV_REMOVE, at, (end - begin) * PAGE_BYTES)

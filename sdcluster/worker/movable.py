@@ -132,6 +132,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "crashes",
         "hops",
         "proxied",
+        "reading_at",
     )
 
     def __init__(
@@ -178,6 +179,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._transport: Any = None
         self.hops = handoff.hops
         """How often the request was handed over."""
+        self.reading_at = self._read
+        """Where that begins that was read last, in bytes ever."""
         self.crashes = handoff.crashes
         """How many workers have died with the request."""
         self.proxied = handoff.proxied
@@ -255,6 +258,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
         begin = self._length
+        self.reading_at = self._read + begin
         if begin < self._limit:
             at = self._data_at + begin
             data = self._map[at : at + nbytes]
@@ -469,8 +473,16 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     # What the engine's protocol tells.
 
-    def answered(self) -> None:
-        """A response is complete, and nothing but its request has been read."""
+    @property
+    def consumed(self) -> int:
+        """How many bytes were read, ever."""
+        return self._read + self._length
+
+    def answered(self, rest: int = 0) -> None:
+        """A response is complete. The last `rest` bytes that were read are the next request's."""
+        if rest:
+            self._answered_before(rest)
+            return
         words, at = self._words, self._at
         self._is_held = False
         if self._held:
@@ -490,14 +502,33 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._moves.is_draining:
             self._loop.call_soon(self._leave)
 
-    def _be_as_new(self, length: int) -> None:
-        """Forget a request that was out of the ordinary."""
+    def _answered_before(self, rest: int) -> None:
+        """A client was quick: it had all of a response before the app had said so."""
+        self.pin()  # Until it is all true again.
+        self.flush()
+        length = self._length
+        if length > self._limit:
+            return  # Not all of it is kept.
+        words, at, data_at = self._words, self._at, self._data_at
+        self._map[data_at : data_at + rest] = self._map[data_at + length - rest : data_at + length]
+        self._read += length - rest
+        words[at + _IN_BASE] = self._read
+        if self._is_unix:
+            words[at + _LENGTH] = rest
+        words[at + _OUT_BASE] = self._out_base = self._written
+        self._length = rest
+        self._be_as_new(length, rest)
+        if self._moves.is_draining:
+            self._loop.call_soon(self._leave)
+
+    def _be_as_new(self, length: int, rest: int = 0) -> None:
+        """Forget a request that was out of the ordinary, but for the `rest` of what was read."""
         self.hops = self.crashes = 0
         self._words[self._at + Word.CRASHES] = 0
         if self._limit:
             self._is_pinned = False
             self._words[self._at] = State.OPEN
-            self._ledger.free(self._fd, length)
+            self._ledger.free(self._fd, length, rest)
 
     def pin(self) -> None:
         """Stay here until a response is complete and nothing is begun: see `answered`."""

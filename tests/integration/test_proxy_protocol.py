@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -14,7 +13,7 @@ from conftest import Start
 from control import reloading
 from instance import Instance, wait_until
 from routed import SCHEDULINGS
-from web import Answer, Connection, dial, fetch
+from web import Answer, Connection, dial, fetch, is_read
 
 from sdcluster.wire.rendezvous import owner
 from sdcluster.worker.proxyprotocol import SIGNATURE
@@ -97,18 +96,6 @@ def answer_of(client: socket.socket) -> list[str]:
         received += part
     assert received.startswith(b"HTTP/1.1 200 ")
     return received.partition(b"\r\n\r\n")[2].decode().split()
-
-
-def is_read(client: socket.socket) -> Callable[[], bool]:
-    """Return what tells whether the server has read all that was sent: proc(5), net/tcp."""
-    port = f":{client.getsockname()[1]:04X}"
-
-    def look() -> bool:
-        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-        (rest,) = [words[4] for words in lines if words[2].endswith(port)]
-        return rest.endswith(":00000000")
-
-    return look
 
 
 def open_in(instance: Instance) -> list[int]:

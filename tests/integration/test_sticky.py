@@ -4,13 +4,14 @@ import random
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from conftest import Start
 from control import reloading
 from instance import wait_until
 from routed import APP, CONFIG, SCHEDULINGS, cookie, cookies, replace_one, slot_of, with_cookie
-from web import connection, dial, fetch
+from web import connection, dial, fetch, is_read
 
 from sdcluster.wire.rendezvous import owner
 
@@ -94,6 +95,60 @@ def _is_whole(received: bytes) -> bool:
     head, _, body = last.partition(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if b"content-length" in line)
     return len(body) == int(length.partition(b":")[2])
+
+
+LATE = """
+import asyncio
+import os
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    slot = os.environ["SDCLUSTER_SLOT"].encode()
+    if scope["path"] != "/early":
+        while (await receive()).get("more_body"):
+            pass
+    headers = [(b"content-length", b"1")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": slot, "more_body": True})
+    while scope["path"] == "/late" and not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    await send({"type": "http.response.body"})
+"""
+"""An app that answers with its slot; /late is not over then, and /early reads no body."""
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+def test_request_that_comes_before_the_last_is_over_is_handed_over(
+    start: Start, tmp_path: Path, engine: str, requests: int
+) -> None:
+    """Apps of WSGI say that a response is over after the client has all of it."""
+    instance = start(LATE, config=CONFIG.format("round-robin") + 'sticky = "cookie"\n')
+    users = cookies(instance)
+    with connection(instance.address) as client:
+        for number in range(requests):
+            slot = slot_of(client.fetch("/late"))  # Without the cookie: it stays where it is.
+            mine = users[(slot + 1 + number % 3) % 4]
+            client.request("GET", "/", headers={"Cookie": mine})
+            wait_until(is_read(client.sock), "it is read")
+            (tmp_path / "go").touch()
+            assert client.getresponse().read() == mine.partition("=")[2][:1].encode(), engine
+            (tmp_path / "go").unlink()
+
+
+def test_request_after_an_upload_that_nobody_read_is_handed_over(start: Start, engine: str) -> None:
+    """It was answered before all of it had come."""
+    instance = start(LATE, config=CONFIG.format("round-robin") + 'sticky = "cookie"\n')
+    head = b"POST /early HTTP/1.1\r\nHost: test\r\nContent-Length: 10000\r\n\r\n"
+    for slot, value in cookies(instance).items():
+        request = f"GET / HTTP/1.1\r\nHost: test\r\nCookie: {value}\r\n\r\n".encode()
+        for _ in range(4):
+            with dial(instance.address) as client:
+                client.sendall(head + bytes(5000))
+                assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+                client.sendall(bytes(5000))
+                wait_until(is_read(client), "it is read")
+                client.sendall(request)
+                assert client.recv(1000).endswith(b"\r\n\r\n%d" % slot), engine
 
 
 def test_websockets_go_where_they_belong(start: Start) -> None:

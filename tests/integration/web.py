@@ -3,10 +3,11 @@
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 
 from instance import Instance, wait_until
 
@@ -43,6 +44,18 @@ def backlog(listener: socket.socket) -> tuple[int, int]:
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     waiting, limit = struct.unpack_from("2I", info, 8 + 4 * 4)
     return waiting, limit
+
+
+def is_read(client: socket.socket) -> Callable[[], bool]:
+    """Return what tells whether the server has read all that was sent: proc(5), net/tcp."""
+    port = f":{client.getsockname()[1]:04X}"
+
+    def look() -> bool:
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        (rest,) = [words[4] for words in lines if words[2].endswith(port)]
+        return rest.endswith(":00000000")
+
+    return look
 
 
 class Connection(HTTPConnection):
