@@ -45,6 +45,7 @@ PACKAGES = {
     "/usr/bin/setpriv": "util-linux",
     "/usr/bin/systemd-socket-activate": "systemd",
     "/usr/bin/redis-server": "redis-server",
+    "/usr/sbin/nginx": "nginx",
 }
 """What the tests on this host call, by a file that tells that it is there."""
 

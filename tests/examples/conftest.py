@@ -84,7 +84,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     examples: list[Example] = []
 
     def begin(name: str, *, source: str | None = None, **constants: object) -> Example:
-        for file in EXAMPLES.glob("*.py"):
+        for file in (*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.toml")):
             shutil.copy(file, tmp_path)
         file = tmp_path / f"{name}.py"
         text = file.read_text() if source is None else source
