@@ -13,6 +13,7 @@ from typing import NoReturn
 import caching
 import measures
 import messages
+import moving
 import options
 import processes
 import report
@@ -25,9 +26,10 @@ from servers import SERVERS, Server
 
 PLANS = {**measures.PLANS, messages.MEASURE: messages.PLAN}
 report.MORE[messages.MEASURE] = messages.table
+report.MORE[moving.MEASURE] = moving.table
 Round = Callable[[Effort], Mapping[str, Sample]]
 """What takes a sample of each contender of its own, once."""
-ROUNDS: Mapping[str, Round] = {**caching.ROUNDS}
+ROUNDS: Mapping[str, Round] = {**caching.ROUNDS, moving.MEASURE: moving.moves}
 
 
 def chosen(only: Sequence[str]) -> tuple[dict[str, Plan], list[Server], dict[str, Round]]:
