@@ -18,7 +18,7 @@ CATALOG = ROOT.parent / "units" / "sdcluster.catalog"
 PURE = {"collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"}
 """What the core may have of the standard library: no clock, no system, no loop."""
 
-ENGINE = {"uvicorn", "uvloop", "httptools", "a2wsgi"}
+ENGINE = {"uvicorn", "uvloop", "httptools", "h11", "a2wsgi"}
 """What a worker finds in the app's own environment, or is lent by ours."""
 
 FRAMEWORKS = {"cachelib", "django"}
