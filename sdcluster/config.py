@@ -23,9 +23,12 @@ from sdcluster.errors import ConfigError
 
 MAX_WORKERS = 1024
 MAX_REPLAY_KB = 128
+MAX_WEIGHT = 100
 DEFAULT_LISTEN = "127.0.0.1:8000"
 
-Scheduling = Literal["round-robin", "shared", "reuseport"]
+Scheduling = Literal["round-robin", "least-connections", "least-latency", "shared", "reuseport"]
+DISPATCHED = ("round-robin", "least-connections", "least-latency")
+"""Where the master accepts, and gives each connection to a worker."""
 Interface = Literal["auto", "asgi", "wsgi"]
 ExecReady = Literal["notify", "started"]
 Replay = Literal["idempotent", "all", "never"]
@@ -62,6 +65,9 @@ class Config:
     workers: int
     ready_workers: int
     scheduling: Scheduling
+    weights: tuple[int, ...] = ()
+    """By slot; 1 for those beyond."""
+    rebalance: bool = False
     preload: bool = True
     threads: int = 4
     ready_timeout_s: float = 60.0
@@ -89,6 +95,11 @@ class Config:
     def is_command(self) -> bool:
         """Whether the workers are a command of the user's choice, and no Python app."""
         return bool(self.exec)
+
+    @property
+    def is_dispatched(self) -> bool:
+        """Whether the master accepts, and gives each connection to a worker."""
+        return self.scheduling in DISPATCHED
 
 
 def config_path(name: str) -> Path:
@@ -147,6 +158,12 @@ def _seconds(low: float, high: float) -> Callable[[object], float]:
         return float(str(value))
 
     return check
+
+
+def _weights(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_WORKERS:
+        raise ValueError(f"{_show(value)} is not a list of whole numbers, such as [2, 1, 1]")
+    return tuple(_integer(1, MAX_WEIGHT)(one) for one in value)
 
 
 def _replay_max_kb(value: object) -> int:
@@ -304,6 +321,8 @@ KEYS: Mapping[str, Key] = {
     "workers": Key(_workers),
     "ready_workers": Key(_integer(1, MAX_WORKERS)),
     "scheduling": Key(_choice(*get_args(Scheduling))),
+    "weights": Key(_weights, for_command=False),
+    "rebalance": Key(_boolean, for_command=False),
     "preload": Key(_boolean, for_command=False),
     "threads": Key(_integer(1, 1024), for_command=False),
     "ready_timeout_s": Key(_seconds(0.1, 86400)),
@@ -382,6 +401,7 @@ def _build(
         wrong("max_requests_jitter", "does nothing without max_requests; give both")
     if "sticky" in checked and "shard" in checked:
         wrong("shard", "there is 'sticky' too; a request can be for one worker only")
+    _check_balance(checked, wrong)
     if "proxy_allow_ips" in checked and not checked.get("proxy_protocol"):
         wrong("proxy_allow_ips", "does nothing without proxy_protocol = true; give both")
     if problems:
@@ -420,14 +440,24 @@ def _check_key(
         problems.append(f"{where}: {error}")
 
 
+def _check_balance(checked: Mapping[str, Any], wrong: Callable[[str, str], None]) -> None:
+    scheduling, rebalance = checked.get("scheduling"), checked.get("rebalance")
+    if "weights" in checked and scheduling in ("shared", "reuseport") and not rebalance:
+        wrong("weights", f"do nothing with {scheduling}, unless rebalance = true")
+    for key in ("sticky", "shard"):
+        if rebalance and key in checked:
+            wrong("rebalance", f"cannot work with {key!r}: a connection goes where its requests go")
+
+
 def _check_command_keys(checked: Mapping[str, Any], wrong: Callable[[str, str], None]) -> None:
     for key in checked:
         if key != "app" and not KEYS[key].for_command:
             wrong(key, "is for Python apps, and does nothing with 'exec'; remove it")
-    if checked.get("scheduling") == "round-robin":
+    scheduling = checked.get("scheduling")
+    if scheduling in DISPATCHED:
         wrong(
             "scheduling",
-            "round-robin hands accepted connections to Python workers; a command accepts by "
+            f"{scheduling} hands accepted connections to Python workers; a command accepts by "
             "itself: choose shared or reuseport",
         )
 

@@ -11,12 +11,13 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
-from sdcluster.wire import channel, notify
+from sdcluster.wire import channel, latency, notify
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
 
@@ -82,6 +83,8 @@ class WorkerChannel:
         self._sent = 0
         self._is_scarce = True
         """Whether there may be too few descriptors for one more."""
+        self._orders = 0
+        """To move connections, ever."""
         self.last_serial = 0
         """That of the last connection that the worker has handed over."""
 
@@ -107,6 +110,37 @@ class WorkerChannel:
     def connections(self) -> int:
         """Return how many connections the worker has open."""
         return self.board.words[Field.CONNECTIONS]
+
+    def latency_ns(self) -> int:
+        """Return how long an answer of the worker is expected to take; 0 when nothing is known."""
+        words = self.board.words
+        return latency.expected(
+            words[Field.LATENCY_NS],
+            words[Field.LATENCY_AT_NS],
+            oldest_ns=words[Field.UNANSWERED_NS],
+            now_ns=time.monotonic_ns(),
+        )
+
+    def measured_ns(self) -> int:
+        """Return how long it was when it was last measured; 0 if it never was."""
+        return min(self.board.words[Field.LATENCY_NS], latency.MAX_NS)
+
+    def answers(self) -> tuple[int, int]:
+        """Return how many answers have begun, and how long that took, all together."""
+        return self.board.words[Field.ANSWERS], self.board.words[Field.ANSWERS_NS]
+
+    def move(self, count: int, slot: int) -> None:
+        """Have the worker hand idle connections to that of a slot. Harmless if it has no time."""
+        try:
+            self._ours.send(channel.encode_move(count, slot))
+        except OSError:
+            return  # Its channel is full, or closed.
+        self._orders += 1
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it has orders to move connections that it has not carried out."""
+        return self.board.words[Field.MOVES] != self._orders
 
     def tell_slots(self, slots: int) -> None:
         """Have the worker know how many slots there are."""

@@ -302,6 +302,7 @@ class Cluster:
 
     def _tick(self) -> None:
         self.children.check(self._loop.time())
+        self._traffic.rebalance(self._loop.time())
         self._chronicle.ticks(self.status_line(), progress=self._is_on_its_way())
         interval_s = min(TICK_S, self._chronicle.watchdog_interval_s or TICK_S)
         self._loop.call_later(interval_s, self._tick)

@@ -1,4 +1,4 @@
-"""Accepts connections and gives each to a worker: round-robin scheduling.
+"""Accepts connections and gives each to a worker, which `core.balance` chooses.
 
 Nothing is refused. While no worker has room the master does not accept, and the backlog holds;
 what a dead worker had not taken is given to another.
@@ -9,9 +9,9 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from sdcluster.core.balance import RoundRobin, fewest_outstanding
+from sdcluster.core.balance import Rules, fewest_outstanding
 from sdcluster.loops import EventLoop, Timer
 from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.listeners import BACKLOG
@@ -28,6 +28,34 @@ EXHAUSTED_RETRY_S = 0.25
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+@dataclass(slots=True, eq=False)
+class Seat:
+    """A worker that gets connections, as the balance sees it."""
+
+    channel: WorkerChannel
+    generation: int
+    slot: int
+    chosen: int = 0
+    """Connections chosen for it, and not yet given."""
+    credit: int = 0
+
+    def outstanding(self) -> int:
+        """Return how many connections it was given and has not taken."""
+        return self.channel.outstanding() + self.chosen
+
+    def connections(self) -> int:
+        """Return how many connections it has open."""
+        return self.channel.connections()
+
+    def latency_ns(self) -> int:
+        """Return how long an answer of its is expected to take."""
+        return self.channel.latency_ns()
+
+    def measured_ns(self) -> int:
+        """Return how long it was when it was last measured."""
+        return self.channel.measured_ns()
+
+
 class Dispatcher:
     """Spreads the connections of the listeners it watches over the workers it was given.
 
@@ -35,16 +63,18 @@ class Dispatcher:
     """
 
     def __init__(
-        self, loop: EventLoop, *, max_connections: int, on_exhausted: Callable[[OSError], None]
+        self,
+        loop: EventLoop,
+        rules: Rules = Rules(),  # noqa: B008  # It is frozen.
+        *,
+        on_exhausted: Callable[[OSError], None],
     ) -> None:
         self._loop = loop
-        self._max_connections = max_connections
-        self._balance = RoundRobin(max_connections=max_connections)
+        self._rules = rules
+        self._balance = rules.balance()
         self._on_exhausted = on_exhausted
         self._listeners: dict[int, socket.socket] = {}
-        self._workers: list[WorkerChannel] = []
-        self._places: dict[WorkerChannel, tuple[int, int]] = {}
-        """The generation and the slot of each."""
+        self._seats: dict[WorkerChannel, Seat] = {}
         self._returned: deque[Passage] = deque()
         """Connections that were accepted, and no longer are or were not yet a worker's."""
         self._untaken: deque[Untaken] = deque()
@@ -53,11 +83,11 @@ class Dispatcher:
         self._retry_untaken: Timer | None = None
         self._exhausted = False
 
-    def set_max_connections(self, max_connections: int) -> None:
-        """Change how many connections a worker may have open; 0 is no limit."""
-        if max_connections != self._max_connections:
-            self._max_connections = max_connections
-            self._balance = RoundRobin(max_connections=max_connections)
+    def set_rules(self, rules: Rules) -> None:
+        """Choose by other rules from now on."""
+        if rules != self._rules:
+            self._rules = rules
+            self._balance = rules.balance()
 
     def watch(self, listener: socket.socket) -> None:
         """Accept from a listener, which must be non-blocking."""
@@ -75,15 +105,12 @@ class Dispatcher:
 
     def add(self, worker: WorkerChannel, *, generation: int = 0, slot: int = 0) -> None:
         """Give connections to a worker from now on."""
-        self._workers.append(worker)
-        self._places[worker] = (generation, slot)
+        self._seats[worker] = Seat(worker, generation, slot)
         self._resume()
 
     def remove(self, worker: WorkerChannel) -> None:
         """Give a worker nothing more. Harmless when it was never added."""
-        if worker in self._workers:
-            self._workers.remove(worker)
-            del self._places[worker]
+        self._seats.pop(worker, None)
 
     def give_back(self, untaken: Untaken) -> None:
         """Give others the connections whose worker died before it took them."""
@@ -100,8 +127,8 @@ class Dispatcher:
         """
         handoff = passage.handoff
         if handoff is not None and handoff.slot != channel.ANY:
-            for worker, (_, slot) in self._places.items():
-                if slot == handoff.slot and self._passes(worker, passage):
+            for seat in self._seats.values():
+                if seat.slot == handoff.slot and self._passes(seat.channel, passage):
                     return
             passage = replace(passage, handoff=replace(handoff, slot=channel.ANY, hops=MAX_HOPS))
         self._returned.append(passage)
@@ -151,7 +178,7 @@ class Dispatcher:
 
     def _give_anyway(self) -> bool:
         """Give what has come back to the workers with the fewest to take; False if some is left."""
-        workers = [worker for worker in self._workers if worker.outstanding() < SENSELESS]
+        workers = [worker for worker in self._seats if worker.outstanding() < SENSELESS]
         while workers and (self._returned or self._take_back()):
             worker = fewest_outstanding(workers)
             share = min(-(-len(self._returned) // len(workers)), worker.frame_limit)
@@ -179,13 +206,13 @@ class Dispatcher:
 
     def _accept_some(self, listener: socket.socket) -> None:
         """Accept connections for a turn of the loop, as long as workers have room."""
-        given: dict[WorkerChannel, list[int]] = {}
+        given: dict[Seat, list[int]] = {}
         accepted = 0
         error: OSError | None = None
         full = False
-        workers = [_Counted(worker) for worker in self._workers]
+        seats = list(self._seats.values())
         while accepted < ACCEPTS_PER_TURN:
-            chosen = self._balance.pick(workers)
+            chosen = self._balance.pick(seats)
             if chosen is None:
                 full = True
                 break
@@ -198,10 +225,11 @@ class Dispatcher:
                 break
             self._balance.advance()
             accepted += 1
-            chosen.new += 1
-            given.setdefault(chosen.channel, []).append(connection)
-        for worker, connections in given.items():
-            self._give(worker, connections)
+            chosen.chosen += 1
+            given.setdefault(chosen, []).append(connection)
+        for seat, connections in given.items():
+            seat.chosen = 0
+            self._give(seat.channel, connections)
         if error is not None:
             self._pause_exhausted(error)
         elif full:
@@ -225,22 +253,23 @@ class Dispatcher:
 
     def _give_returned(self) -> None:
         while self._returned or self._untaken:
-            worker = self._balance.pick(self._newest()) or self._balance.pick(self._workers)
-            if worker is None:
+            seats = list(self._seats.values())
+            seat = self._balance.pick(self.newest()) or self._balance.pick(seats)
+            if seat is None:
                 self._pause_full()
                 return
             if not self._returned and not self._take_back():
                 return
             self._balance.advance()  # Also past one that does not take it, or it is always asked.
-            if not self._passes(worker, self._returned[0]):
+            if not self._passes(seat.channel, self._returned[0]):
                 self._pause_full()
                 return
             self._returned.popleft()
 
-    def _newest(self) -> list[WorkerChannel]:
+    def newest(self) -> list[Seat]:
         """Return the workers of the newest generation, which are not to leave soon."""
-        newest = max((generation for generation, _ in self._places.values()), default=0)
-        return [worker for worker in self._workers if self._places[worker][0] == newest]
+        newest = max((seat.generation for seat in self._seats.values()), default=0)
+        return [seat for seat in self._seats.values() if seat.generation == newest]
 
     def _take_back(self) -> bool:
         """Take the next connections that a dead worker has left; False when none can be had."""
@@ -269,9 +298,9 @@ class Dispatcher:
         if self._paused:
             return
         self._pause()
-        for worker in self._workers:
+        for worker in self._seats:
             worker.ask_for_room(True)
-        if self._workers:
+        if self._seats:
             # Also covers a worker that took its connections just before it was asked to tell.
             self._retry = self._loop.call_later(FULL_RETRY_S, self._resume)
 
@@ -297,7 +326,7 @@ class Dispatcher:
             if self._retry is not None:
                 self._retry.cancel()
                 self._retry = None
-            for worker in self._workers:
+            for worker in self._seats:
                 worker.ask_for_room(False)
             for fd, listener in self._listeners.items():
                 self._loop.add(fd, lambda listener=listener: self._accept_some(listener))  # type: ignore[misc]
@@ -323,19 +352,3 @@ def _accept(listener: socket.socket) -> int | None:
         except ConnectionAbortedError:
             continue  # The client went away while it was queued: accept(2).
         return connection.detach()
-
-
-class _Counted:
-    """A worker, with the connections chosen for it and not yet given."""
-
-    __slots__ = ("channel", "new")
-
-    def __init__(self, channel: WorkerChannel) -> None:
-        self.channel = channel
-        self.new = 0
-
-    def outstanding(self) -> int:
-        return self.channel.outstanding() + self.new
-
-    def connections(self) -> int:
-        return self.channel.connections()

@@ -126,6 +126,7 @@ class Mold:
             heartbeat_interval_s=heartbeat_interval_s(config),
             drain_timeout_s=config.drain_timeout_s,
             track_requests=config.request_timeout_s > 0,
+            track_latency=config.scheduling == "least-latency" or config.rebalance,
             engine_path=_engine_path(),
             engine_python=f"{sys.version_info.major}.{sys.version_info.minor}",
             listener_names=tuple(listener_names),

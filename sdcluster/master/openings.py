@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from sdcluster.address import Address, parse, same_as_socket
+from sdcluster.core.balance import Rules
 from sdcluster.errors import ListenError, ProtocolError
 from sdcluster.loops import EventLoop
 from sdcluster.master.channels import WorkerChannel
@@ -82,7 +83,7 @@ class Openings:
         descriptors = self._hold(opening, worker)
         opening.closed_by = None
         if opening.dispatcher is not None:
-            opening.dispatcher.set_max_connections(wanted.max_connections)
+            opening.dispatcher.set_rules(Rules(max_connections=wanted.max_connections))
         return {**opening.told, "max_connections": wanted.max_connections}, descriptors
 
     def _hold(self, opening: Opening, worker: int) -> list[int]:
@@ -105,7 +106,7 @@ class Openings:
         listener.socket.setblocking(False)
         dispatcher = None
         if not shared:
-            dispatcher = Dispatcher(self._loop, max_connections=0, on_exhausted=self._on_exhausted)
+            dispatcher = Dispatcher(self._loop, on_exhausted=self._on_exhausted)
             dispatcher.watch(listener.socket)
         sock = listener.socket
         told = {

@@ -1,6 +1,7 @@
 """Who accepts on which listener, by the scheduling: the master, the workers, or both in turn.
 
-    round-robin  the master accepts and gives each connection to a worker
+    round-robin, least-connections, least-latency
+                 the master accepts and gives each connection to a worker
     shared       all workers accept on the same listeners
     reuseport    each slot's worker accepts on the slot's own listeners; while a slot has no
                  worker, the master accepts there and gives the connections to the others
@@ -14,11 +15,13 @@ import socket
 from collections.abc import Callable, Set
 
 from sdcluster.config import Config
+from sdcluster.core.balance import Policy, Rules
 from sdcluster.errors import ConfigError
 from sdcluster.master.channels import Passage, Untaken
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import RESTART, ListenerSet
 from sdcluster.master.loop import Loop
+from sdcluster.master.rebalancing import Rebalancing
 from sdcluster.master.workers import WorkerProcess
 
 
@@ -33,6 +36,11 @@ def _place(sock: socket.socket) -> str | int | None:
     return int(address[1])
 
 
+def _rules(config: Config) -> Rules:
+    policy = Policy(config.scheduling) if config.is_dispatched else Policy.ROUND_ROBIN
+    return Rules(policy=policy, weights=config.weights, max_connections=config.max_connections)
+
+
 class Traffic:
     """The listeners of a cluster and the workers that get their connections."""
 
@@ -45,12 +53,13 @@ class Traffic:
         on_exhausted: Callable[[OSError], None],
     ) -> None:
         self._scheduling = config.scheduling
+        self._is_dispatched = config.is_dispatched
         self._is_command = config.is_command
         self._listeners = listeners
         self._closed = False
-        self._dispatcher = Dispatcher(
-            loop, max_connections=config.max_connections, on_exhausted=on_exhausted
-        )
+        self._rules = _rules(config)
+        self._dispatcher = Dispatcher(loop, self._rules, on_exhausted=on_exhausted)
+        self._rebalancing: Rebalancing | None = None
 
     def fewest_workers(self) -> int:
         """Return how many workers there have to be for every socket to be accepted on."""
@@ -74,7 +83,7 @@ class Traffic:
         """Begin; connections wait until there are workers."""
         if not self._is_command:
             self._listeners.set_nonblocking()
-        if self._scheduling == "round-robin":
+        if self._is_dispatched:
             for listener in self._listeners.all:
                 self._dispatcher.watch(listener.socket)
 
@@ -88,7 +97,7 @@ class Traffic:
 
     def descriptors(self, slot: int) -> list[int]:
         """Return the listeners that a worker of the slot accepts on. Raises `ListenError`."""
-        if self._scheduling == "round-robin":
+        if self._is_dispatched:
             return []
         own = self._listeners.for_slot(slot)
         if not self._is_command:
@@ -99,8 +108,22 @@ class Traffic:
         """Give a worker connections from now on."""
         if not self._is_command:
             process.channel.admit()
-            self._dispatcher.set_max_connections(process.mold.config.max_connections)
+            self._follow(process.mold.config)
             self._dispatcher.add(process.channel, generation=process.generation, slot=process.slot)
+
+    def _follow(self, config: Config) -> None:
+        """Do as the config of a generation says, from its first worker on."""
+        self._rules = _rules(config)
+        self._dispatcher.set_rules(self._rules)
+        if not config.rebalance:
+            self._rebalancing = None
+        elif self._rebalancing is None:
+            self._rebalancing = Rebalancing()
+
+    def rebalance(self, now: float) -> None:
+        """Have connections move from workers with too many, if the config says so."""
+        if self._rebalancing is not None:
+            self._rebalancing.look(self._dispatcher.newest(), self._rules, now)
 
     def dismiss(self, process: WorkerProcess) -> None:
         """Give a worker nothing more. Harmless when it was not admitted."""

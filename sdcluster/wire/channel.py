@@ -6,6 +6,7 @@ Master to worker:
     b"a"        admitted: accept from the listeners you hold; an agent: the one before is dead
     b"f"        finish: the cluster stops, and with it its listeners
     HANDOFF     a connection that another worker had; see `Handoff`
+    MOVE        hand idle connections to the worker of a slot: how many, and which slot
     end of file no more connections will come: answer what you have, then exit
 
 The end of file is one rule for three cases: the master retires the worker (it shuts down its
@@ -32,11 +33,14 @@ HANDOFF = b"\x01"
 LEDGER = b"\x02"
 KEPT = b"\x03"
 KEPT_ALL = b"\x04"
+MOVE = b"m"
 
 MAX_CONNECTIONS_PER_FRAME = 16
 """Connections a frame may carry; far below the kernel's limit of 253 (SCM_MAX_FD)."""
 MAX_UNANSWERED_BYTES = 128 * 1024
 """The most that a connection is handed over with; a channel takes about 200 KiB at a time."""
+MAX_MOVES = 256
+"""Connections that are moved at one order."""
 MAX_PROXIED_BYTES = 107
 """Whatever the address."""
 ANY = -1
@@ -44,6 +48,9 @@ ANY = -1
 
 _HEADER = struct.Struct("<cBBBiIIQQ")
 """Type, hops, crashes, length of `proxied`, slot, serial, bytes unanswered, consumed, written."""
+
+_MOVE = struct.Struct("<cHI")
+"""Type, connections, slot."""
 
 MAX_HANDOFF_BYTES = _HEADER.size + MAX_PROXIED_BYTES + MAX_UNANSWERED_BYTES
 
@@ -141,6 +148,20 @@ def decode_kept(data: bytes, attached: int) -> tuple[int, ...]:
     if not 0 < attached <= MAX_CONNECTIONS_PER_FRAME or len(data) != 1 + 4 * attached:
         raise ProtocolError(f"{len(data)} bytes about {attached} connections of a dead worker")
     return struct.unpack_from(f"<{attached}I", data, 1)
+
+
+def encode_move(count: int, slot: int) -> bytes:
+    """Return the frame that says how many connections are to go to a slot, up to `MAX_MOVES`."""
+    return _MOVE.pack(MOVE, min(count, MAX_MOVES), slot)
+
+
+def decode_move(data: bytes, attached: int) -> tuple[int, int]:
+    """Return how many connections are to go, and to which slot. Raises `ProtocolError`."""
+    if len(data) == _MOVE.size and not attached:
+        kind, count, slot = _MOVE.unpack(data)
+        if kind == MOVE and 0 < count <= MAX_MOVES:
+            return count, slot
+    raise ProtocolError(f"an order to move that makes no sense, with {attached} descriptors")
 
 
 def decode_order(data: bytes, attached: int) -> int:

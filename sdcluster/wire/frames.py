@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from sdcluster.errors import ProtocolError
 
-PROTOCOL = 5
+PROTOCOL = 6
 """The version of this module: one more with every change of a frame."""
 UPGRADED = (
     "sdcluster was upgraded since this instance was started; restart it "
@@ -86,6 +86,8 @@ class Prepare:
     drain_timeout_s: float = 30.0
     track_requests: bool = False
     """Keep OLDEST_REQUEST_NS on the scoreboard; costs a little per request."""
+    track_latency: bool = False
+    """Keep how long answers take there; costs a little per request, too."""
     engine_path: tuple[str, ...] = ()
     """Where to find the HTTP engine when the app's own environment has none."""
     engine_python: str = ""

@@ -29,6 +29,21 @@ class Field(IntEnum):
     """Written by the master: 1 asks the worker to say X_TAKEN=1 at its next take."""
     SLOTS = 6
     """Written by the master: how many slots there are, from 0 on."""
+    LATENCY_NS = 7
+    """How long an answer takes until it begins, as an average that `latency` makes; 0 at first."""
+    LATENCY_AT_NS = 8
+    """CLOCK_MONOTONIC when that was last so."""
+    UNANSWERED_NS = 9
+    """CLOCK_MONOTONIC when the oldest request began whose answer has not; 0 for none.
+
+    Not OLDEST_REQUEST_NS: an answer may go on for hours, as events do, of a worker that is fast.
+    """
+    ANSWERS = 10
+    """Answers that have begun, ever."""
+    ANSWERS_NS = 11
+    """How long they have taken until then, all together, in nanoseconds."""
+    MOVES = 12
+    """Orders to move connections that were carried out, ever."""
 
 
 class Scoreboard:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sdcluster.errors import AppError
-from sdcluster.wire.channel import Handoff
+from sdcluster.wire.channel import ANY, Handoff
 from sdcluster.worker import handoff, uvprotocols
 from sdcluster.worker.gate import CLOSE, Gate
 from sdcluster.worker.movable import MovableConnection, Moves
@@ -143,7 +143,7 @@ class Application:
         deadline = time.monotonic() + timeout_s
         while not is_over() and time.monotonic() < deadline:
             if moves is not None:
-                self._move_all()
+                self.move_some(len(state.connections))
                 if moves.is_shut:
                     moves = None
                     self._close_when_answered()
@@ -165,16 +165,14 @@ class Application:
         for protocol in self._state.connections:
             _announce_close(protocol)
 
-    def _move_all(self) -> None:
-        """Hand over what is idle, as much as the master takes at a time."""
+    def move_some(self, count: int, slot: int = ANY) -> None:
+        """Hand over what is idle: up to `count`, and to what the master takes at a time."""
         for protocol in list(self._state.connections):
             connection = protocol.transport
-            if (
-                isinstance(connection, MovableConnection)
-                and connection.is_free
-                and not connection.hand_over()
-            ):
-                return
+            if isinstance(connection, MovableConnection) and connection.is_free:
+                if not count or not connection.hand_over(slot):
+                    return
+                count -= 1
 
     async def shut_down(self) -> None:
         """Run the lifespan's shutdown."""

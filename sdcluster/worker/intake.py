@@ -38,7 +38,8 @@ logger = logging.getLogger("sdcluster")
 class Intake:
     """Takes connections and makes a protocol for each with `connection_factory`.
 
-    `on_finish` is called when the cluster stops. `on_end` is called once, when the master says that
+    `on_finish` is called when the cluster stops, `on_move` to hand idle connections over: how many,
+    and to which slot. `on_end` is called once, when the master says that
     no more will come, or is dead.
     """
 
@@ -53,6 +54,7 @@ class Intake:
         connections: Callable[[], int],
         max_connections: int,
         on_finish: Callable[[], None],
+        on_move: Callable[[int, int], None],
         on_end: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -64,6 +66,7 @@ class Intake:
         self._connections = connections
         self._max_connections = max_connections
         self._on_finish = on_finish
+        self._on_move = on_move
         self._on_end = on_end
         self._opening: set[asyncio.Task[Any]] = set()
         self._admitted = False
@@ -132,6 +135,7 @@ class Intake:
             try:
                 connection, _ = listener.accept()
                 self._open(connection, Handoff())
+                self._count()
             except (BlockingIOError, InterruptedError):
                 return  # A sibling was faster.
             except ConnectionAbortedError:
@@ -148,10 +152,13 @@ class Intake:
 
     def closed(self) -> None:
         """Use the room that a connection has left by closing, or let the master use it."""
-        board = self._board
-        board.words[Field.CONNECTIONS] = self._connections() + len(self._opening)
-        self.look_for_room()
-        self._tell_room()
+        self._count()
+        if self._max_connections:
+            self.look_for_room()
+            self._tell_room()
+
+    def _count(self) -> None:
+        self._board.words[Field.CONNECTIONS] = self._connections() + len(self._opening)
 
     def _tell_room(self) -> None:
         if self._board.words[Field.WAITING]:
@@ -198,6 +205,9 @@ class Intake:
         came_with = Handoff()
         if data:
             try:
+                if data.startswith(channel.MOVE):
+                    self._move(*channel.decode_move(data, attached))
+                    return True
                 if data.startswith(channel.HANDOFF):
                     came_with, taken = channel.decode_handoff(data, attached), 1
                 else:
@@ -218,10 +228,16 @@ class Intake:
             self._open(socket.socket(fileno=fd), came_with)
         words = self._board.words
         # In this order: the master adds the two up, and must not miss a connection in between.
-        words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+        self._count()
         words[Field.TAKEN] += taken
         self._tell_room()
         return True
+
+    def _move(self, count: int, slot: int) -> None:
+        """Hand connections over, and say what is left before it is seen that this is done."""
+        self._on_move(count, slot)
+        self._count()
+        self._board.words[Field.MOVES] += 1
 
     def _lacks_descriptors(self) -> bool:
         """Tell whether connections wait for which there are no descriptors: they would be lost."""

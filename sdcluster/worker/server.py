@@ -16,6 +16,7 @@ from sdcluster.worker.exit import Exit
 from sdcluster.worker.gate import App, Gate
 from sdcluster.worker.intake import Intake
 from sdcluster.worker.keeper import Keeper
+from sdcluster.worker.latency import Timed
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import Moves
 from sdcluster.worker.proxyprotocol import Trust
@@ -69,7 +70,10 @@ class _Server:
         self._listeners = listeners
         self._board = board
         self._application = Application(
-            Gate(app, board if prepare.track_requests else None),
+            Gate(
+                Timed(app, board) if prepare.track_latency else app,
+                board if prepare.track_requests else None,
+            ),
             access_log=prepare.access_log,
             forwarded_allow_ips=prepare.forwarded_allow_ips,
             root_path=prepare.root_path,
@@ -87,7 +91,7 @@ class _Server:
             replay=cast(Policy, self._prepare.replay),
             is_routed=isinstance(self._app, Router),
             proxies=Trust(self._prepare.proxies) if self._prepare.proxies else None,
-            on_closed=lambda: intake.closed() if limit else None,
+            on_closed=lambda: intake.closed(),
         )
         intake = Intake(
             self._control,
@@ -98,6 +102,7 @@ class _Server:
             connections=lambda: application.connections,
             max_connections=limit,
             on_finish=way_out.shut,
+            on_move=application.move_some,
             on_end=self._ended.set,
         )
         # It serves until the master has another in its place, or has heard SIGTERM as well.

@@ -68,6 +68,8 @@ def test_app_alone_is_a_complete_configuration(read: Load, tmp_path: Path) -> No
         workers=4,
         ready_workers=4,
         scheduling="round-robin",
+        weights=(),
+        rebalance=False,
         preload=True,
         threads=4,
         ready_timeout_s=60.0,
@@ -130,6 +132,11 @@ TAKEN = [
     ("workers = 'max'", "workers", 4),
     ("ready_workers = 1", "ready_workers", 1),
     ("scheduling = 'reuseport'", "scheduling", "reuseport"),
+    ("scheduling = 'least-latency'", "scheduling", "least-latency"),
+    ("weights = [2, 1, 100]", "weights", (2, 1, 100)),
+    ("weights = [2]\nscheduling = 'least-connections'", "weights", (2,)),
+    ("weights = [2]\nscheduling = 'shared'\nrebalance = true", "weights", (2,)),
+    ("rebalance = true", "rebalance", True),
     ("preload = false", "preload", False),
     ("threads = 1", "threads", 1),
     ("ready_timeout_s = 0.5", "ready_timeout_s", 0.5),
@@ -240,7 +247,19 @@ REFUSED = [
     ("workers = true", "true is not a number of workers"),
     ("ready_workers = 0", "0 is not a whole number from 1 to 1024"),
     ("ready_workers = 5", "5 is more than the 4 workers there are"),
-    ("scheduling = 'random'", "'random' is none of round-robin, shared, reuseport"),
+    (
+        "scheduling = 'random'",
+        "'random' is none of round-robin, least-connections, least-latency, shared, reuseport",
+    ),
+    ("scheduling = 'least-connection'", "did you mean 'least-connections'?"),
+    ("weights = 2", "2 is not a list of whole numbers, such as [2, 1, 1]"),
+    ("weights = []", "[] is not a list of whole numbers, such as [2, 1, 1]"),
+    ("weights = [1, 0]", "0 is not a whole number from 1 to 100"),
+    ("weights = [101]", "101 is not a whole number from 1 to 100"),
+    ("weights = [2]\nscheduling = 'shared'", "do nothing with shared, unless rebalance = true"),
+    ("rebalance = 1", "1 is not true or false"),
+    ("rebalance = true\nsticky = 'cookie'", "cannot work with 'sticky'"),
+    ("rebalance = true\nshard = 'shop:key'", "cannot work with 'shard'"),
     ("preload = 1", "1 is not true or false"),
     ("threads = 1.0", "1.0 is not a whole number from 1 to 1024"),
     ("ready_timeout_s = 0", "0 is not a number of seconds from 0.1 to 86400"),
@@ -349,10 +368,13 @@ def test_there_is_an_app_or_a_command_and_not_both(read: Load) -> None:
     ]
 
 
-def test_command_with_round_robin_is_refused_with_the_reason(read: Load) -> None:
+@pytest.mark.parametrize("scheduling", ["round-robin", "least-connections", "least-latency"])
+def test_command_that_the_master_would_accept_for_is_refused_with_the_reason(
+    read: Load, scheduling: str
+) -> None:
     """A program that is not ours cannot be handed connections."""
-    assert problems(lambda: read(COMMAND + "scheduling = 'round-robin'")) == [
-        "scheduling: round-robin hands accepted connections to Python workers; a command accepts "
+    assert problems(lambda: read(COMMAND + f"scheduling = '{scheduling}'")) == [
+        f"scheduling: {scheduling} hands accepted connections to Python workers; a command accepts "
         "by itself: choose shared or reuseport"
     ]
 

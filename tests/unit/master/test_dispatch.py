@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from sdcluster.core.balance import MAX_OUTSTANDING
+from sdcluster.core.balance import MAX_OUTSTANDING, Rules
 from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.dispatch import ACCEPTS_PER_TURN, Dispatcher
 from sdcluster.master.listeners import BACKLOG
@@ -159,7 +159,7 @@ class Scene:
         self.exhausted: list[OSError] = []
         self.dispatcher = Dispatcher(
             cast(Loop, self.loop),
-            max_connections=max_connections,
+            Rules(max_connections=max_connections),
             on_exhausted=self.exhausted.append,
         )
         self.dispatcher.watch(self.socket)
@@ -296,8 +296,8 @@ def test_max_connections_can_change_with_a_generation(scene: Set) -> None:
     one.workers[0].open = 1
     one.loop.turn()
     assert one.counts() == [0]
-    one.dispatcher.set_max_connections(1)
-    one.dispatcher.set_max_connections(3)
+    one.dispatcher.set_rules(Rules(max_connections=1))
+    one.dispatcher.set_rules(Rules(max_connections=3))
     one.loop.wait()
     one.loop.turn()
     assert one.counts() == [2]

@@ -10,15 +10,18 @@ from sdcluster.wire.channel import (
     LEDGER,
     MAX_CONNECTIONS_PER_FRAME,
     MAX_HANDOFF_BYTES,
+    MAX_MOVES,
     MAX_PROXIED_BYTES,
     MAX_UNANSWERED_BYTES,
     Handoff,
     decode_arrival,
     decode_handoff,
     decode_kept,
+    decode_move,
     decode_order,
     encode_handoff,
     encode_kept,
+    encode_move,
 )
 from unit.wire.fuzz import byte_strings
 
@@ -161,3 +164,42 @@ def test_numbers_that_do_not_fit_their_descriptors_are_refused(data: bytes, atta
     """One for each, and no more than a frame may carry."""
     with pytest.raises(ProtocolError, match="of a dead worker"):
         decode_kept(data, attached)
+
+
+@pytest.mark.parametrize(("count", "slot"), [(1, 0), (MAX_MOVES, 1023)])
+def test_order_to_move_says_how_many_and_where(count: int, slot: int) -> None:
+    """It comes back as it was."""
+    assert decode_move(encode_move(count, slot), 0) == (count, slot)
+
+
+def test_no_more_are_moved_at_a_time_than_may_be() -> None:
+    """The rest is for another order."""
+    assert decode_move(encode_move(2**40, 3), 0) == (MAX_MOVES, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "attached"),
+    [
+        (encode_move(1, 1), 1),
+        (encode_move(0, 1), 0),
+        (encode_move(1, 1)[:-1], 0),
+        (encode_move(1, 1) + b"x", 0),
+        (b"x" + encode_move(1, 1)[1:], 0),
+        (b"m\xff\xff\0\0\0\0", 0),
+        (b"m", 0),
+    ],
+)
+def test_order_to_move_that_makes_no_sense_is_refused(data: bytes, attached: int) -> None:
+    """Bytes of another size, no connections, too many, or some attached."""
+    with pytest.raises(ProtocolError, match="order to move"):
+        decode_move(data, attached)
+
+
+def test_any_bytes_are_an_order_to_move_or_a_protocol_error() -> None:
+    """No other error."""
+    for data in byte_strings(encode_move(7, 2)):
+        try:
+            count, slot = decode_move(data, 0)
+        except ProtocolError:
+            continue
+        assert 0 < count <= MAX_MOVES and slot >= 0

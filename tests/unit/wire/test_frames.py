@@ -39,6 +39,7 @@ ORDERS: list[Order] = [
         heartbeat_interval_s=0.5,
         drain_timeout_s=12.5,
         track_requests=True,
+        track_latency=True,
         engine_path=("/usr/lib/python3/dist-packages",),
         listener_names=("http", "admin"),
     ),
