@@ -233,7 +233,8 @@ class Recovery:
             return finding.verdict if same else Verdict.CLOSED, replace(came_with, slot=channel.ANY)
         handoff = Handoff(
             unanswered=ledger.data(number, finding.unanswered),
-            crashes=min(entry.crashes, 254) + 1 if finding.unanswered else 0,
+            crashes=min(entry.crashes, 254) + entry.is_begun if finding.unanswered else 0,
+            deaths=min(entry.deaths, 254) + 1 if finding.unanswered else 0,
             consumed=finding.consumed,
             written=finding.written,
             proxied=entry.proxied,
@@ -251,6 +252,8 @@ def _entered(handoff: Handoff) -> Entry:
         out_done=handoff.written,
         out_end=0,
         crashes=handoff.crashes,
+        deaths=handoff.deaths,
+        begun=0,
         handing=0,
         proxied=handoff.proxied,
     )

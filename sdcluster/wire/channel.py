@@ -46,8 +46,8 @@ MAX_PROXIED_BYTES = 107
 ANY = -1
 """As a slot: whichever worker."""
 
-_HEADER = struct.Struct("<cBBBiIIQQ")
-"""Type, hops, crashes, length of `proxied`, slot, serial, bytes unanswered, consumed, written."""
+_HEADER = struct.Struct("<cBBBBiIIQQ")
+"""Type, hops, crashes, deaths, bytes proxied, slot, serial, bytes unanswered, read, written."""
 
 _MOVE = struct.Struct("<cHI")
 """Type, connections, slot."""
@@ -66,7 +66,9 @@ class Handoff:
     hops: int = 0
     """How often it was handed over with what is unanswered, by workers that live."""
     crashes: int = 0
-    """How many workers have died with what is unanswered."""
+    """How many workers have died when their app was at work on what is unanswered."""
+    deaths: int = 0
+    """How many workers have died with what is unanswered, whether their app had seen it or not."""
     serial: int = 0
     """Its number among those that a worker hands over, from 1; 0 from the master."""
     consumed: int = 0
@@ -85,6 +87,7 @@ def encode_handoff(handoff: Handoff) -> bytes:
         HANDOFF,
         min(handoff.hops, 255),
         min(handoff.crashes, 255),
+        min(handoff.deaths, 255),
         len(handoff.proxied),
         handoff.slot,
         handoff.serial,
@@ -112,9 +115,8 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
     """
     if len(data) < _HEADER.size:
         raise ProtocolError(f"a hand-off of {len(data)} bytes")
-    kind, hops, crashes, proxied, slot, serial, unanswered, consumed, written = _HEADER.unpack_from(
-        data
-    )
+    header = _HEADER.unpack_from(data)
+    kind, hops, crashes, deaths, proxied, slot, serial, unanswered, consumed, written = header
     begin = _HEADER.size + proxied
     end = begin + unanswered
     if (
@@ -130,6 +132,7 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
         slot=slot,
         hops=hops,
         crashes=crashes,
+        deaths=deaths,
         serial=serial,
         consumed=consumed,
         written=written,

@@ -74,8 +74,12 @@ class Word(IntEnum):
     OUT_END = 5
     """Bytes written when the response is complete; `OUT_BASE` at most while that is not known."""
     CRASHES = 6
-    """Workers that have died with the request."""
-    HANDING = 7
+    """Workers that have died when their app was at work on the request."""
+    DEATHS = 7
+    """Workers that have died with the request, whether the app was at work on it or not."""
+    BEGUN = 8
+    """`IN_BASE` of the request that the app was given last, and 1; 0 when it was given none."""
+    HANDING = 9
     """The serial number with which it is being handed over; 0 when it is not."""
 
 
@@ -126,8 +130,15 @@ class Entry:
     out_done: int
     out_end: int
     crashes: int
+    deaths: int
+    begun: int
     handing: int
     proxied: bytes
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the app is at work on the request."""
+        return self.begun == self.in_base + 1
 
 
 def decode_head(data: bytes) -> tuple[Layout, bool]:
@@ -163,6 +174,8 @@ def decode_entry(data: bytes) -> Entry:
         out_done=words[Word.OUT_DONE],
         out_end=words[Word.OUT_END],
         crashes=words[Word.CRASHES],
+        deaths=words[Word.DEATHS],
+        begun=words[Word.BEGUN],
         handing=words[Word.HANDING],
         proxied=proxied,
     )

@@ -27,7 +27,7 @@ MAX_HELD_BYTES = 64 * 1024
 
 _STATE, _IN_BASE, _LENGTH = int(Word.STATE), int(Word.IN_BASE), int(Word.LENGTH)
 _OUT_BASE, _OUT_DONE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_DONE), int(Word.OUT_END)
-_HANDING = int(Word.HANDING)
+_BEGUN, _HANDING = int(Word.BEGUN), int(Word.HANDING)
 _LONG_BYTES = 16 * 1024
 """A request that takes so much memory that it is given back."""
 _BAD_GATEWAY = (
@@ -98,7 +98,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     """One connection. `engine` is the engine's protocol, told by it of requests: see `engine`."""
 
     __slots__ = (
+        "_app",
         "_at",
+        "_begun_at",
         "_client",
         "_data_at",
         "_engine",
@@ -130,6 +132,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_words",
         "_written",
         "crashes",
+        "deaths",
         "hops",
         "proxied",
         "reading_at",
@@ -140,6 +143,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     ) -> None:
         """`number` is the descriptor's; the ledger has it already."""
         self._engine = engine
+        self._app, engine.app = engine.app, self.begin
         self._feed: Callable[[bytes], None] = engine.data_received
         self._fd = number
         self._moves = moves
@@ -153,6 +157,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         else:
             self._words, self._at = memoryview(array.array("Q", bytes(ENTRY_BYTES))), 0
             self._limit, self._data_at = 0, 0
+        self._begun_at = self._at + _BEGUN
         self._map = ledger.map
         self._region = ledger.bytes[self._data_at : self._data_at + self._limit]
         self._origin: bytes | None = handoff.unanswered
@@ -182,7 +187,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self.reading_at = self._read
         """Where that begins that was read last, in bytes ever."""
         self.crashes = handoff.crashes
-        """How many workers have died with the request."""
+        """How many workers have died when their app was at work on the request."""
+        self.deaths = handoff.deaths
+        """How many have died with it, at work on it or not."""
         self.proxied = handoff.proxied
         """Who the client is when a proxy has said so, see `proxyprotocol.encode`."""
         self._client: tuple[str, int] | None = None
@@ -215,13 +222,14 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _go_on(self, unanswered: bytes) -> None:
         """Serve what another worker has read, if that may be after what befell it."""
-        match fate(unanswered, self.crashes, self._moves.replay):
+        policy = self._moves.replay
+        match fate(unanswered, crashes=self.crashes, deaths=self.deaths, policy=policy):
             case Fate.SERVED:
                 self._feed(unanswered)
             case Fate.REFUSED:
                 logger.error(
                     "%d workers have died with the request %r: it is answered 502",
-                    self.crashes,
+                    self.deaths,
                     request_line(unanswered),
                 )
                 self.write(_BAD_GATEWAY)
@@ -431,6 +439,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def set_protocol(self, protocol: Any) -> None:
         """Hand it to another protocol: it is upgraded, and stays once that is answered."""
         self._is_upgraded = True
+        self._words[self._begun_at] = self._read + 1
         self._engine, self._feed = protocol, protocol.data_received
 
     def get_protocol(self) -> Any:
@@ -473,6 +482,11 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     # What the engine's protocol tells.
 
+    def begin(self, scope: Any, receive: Any, send: Any) -> Any:
+        """Be the app, which is at work on the request from now on."""
+        self._words[self._begun_at] = self._read + 1
+        return self._app(scope, receive, send)
+
     @property
     def consumed(self) -> int:
         """How many bytes were read, ever."""
@@ -497,7 +511,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             words[at + _LENGTH] = 0
         words[at + _OUT_BASE] = self._out_base = written
         self._length = 0
-        if self._is_pinned or length > _LONG_BYTES or self.hops or self.crashes:
+        if self._is_pinned or length > _LONG_BYTES or self.hops or self.deaths:
             self._be_as_new(length)
         if self._moves.is_draining:
             self._loop.call_soon(self._leave)
@@ -523,8 +537,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _be_as_new(self, length: int, rest: int = 0) -> None:
         """Forget a request that was out of the ordinary, but for the `rest` of what was read."""
-        self.hops = self.crashes = 0
-        self._words[self._at + Word.CRASHES] = 0
+        self.hops = self.crashes = self.deaths = 0
+        self._words[self._at + Word.CRASHES] = self._words[self._at + Word.DEATHS] = 0
         if self._limit:
             self._is_pinned = False
             self._words[self._at] = State.OPEN
@@ -579,6 +593,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             slot=slot,
             hops=self.hops + 1 if length else 0,
             crashes=self.crashes,
+            deaths=self.deaths,
             serial=moves.serial,
             consumed=self._read + length,
             written=self._written,

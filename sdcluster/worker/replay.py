@@ -7,7 +7,9 @@ from typing import Literal
 Policy = Literal["idempotent", "all", "never"]
 
 MAX_CRASHES = 1
-"""Workers that may die with a request before it is refused."""
+"""Workers that may die when their app is at work on a request, before it is refused."""
+MAX_DEATHS = 8
+"""Workers that may die with it at all: what reads requests may be what it kills."""
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110, 9.2.2."""
@@ -25,17 +27,16 @@ class Fate(Enum):
     """Its connection is closed: it may have been carried out, and must not be twice."""
 
 
-def fate(unanswered: bytes, crashes: int, policy: Policy) -> Fate:
-    """Return what becomes of what was read from a connection when `crashes` workers have died."""
-    if not crashes or not unanswered:
-        return Fate.SERVED
-    if crashes > MAX_CRASHES:
+def fate(unanswered: bytes, *, crashes: int, deaths: int, policy: Policy) -> Fate:
+    """Return what becomes of what was read from a connection.
+
+    `deaths` workers have died with it; in `crashes` of them the app was at work on it.
+    """
+    if crashes > MAX_CRASHES or deaths > MAX_DEATHS:
         return Fate.REFUSED
-    head, end, _ = unanswered.partition(b"\r\n\r\n")
-    if not end:
-        return Fate.SERVED  # No app has seen it.
-    if policy == "all":
+    if not crashes or policy == "all":
         return Fate.SERVED
+    head = unanswered.partition(b"\r\n\r\n")[0]
     method = head.lstrip(b"\r\n").partition(b" ")[0]
     may = method in _IDEMPOTENT or _IDEMPOTENCY_KEY.search(head) is not None
     return Fate.SERVED if may and policy == "idempotent" else Fate.CLOSED

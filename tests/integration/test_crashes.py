@@ -107,9 +107,12 @@ def test_the_second_crash_of_a_slot_waits(start: Start) -> None:
 
 
 @pytest.mark.parametrize("scheduling", SCHEDULING)
-def test_a_crash_loses_what_was_in_flight_at_most(start: Start, scheduling: str) -> None:
+def test_a_crash_without_recovery_loses_what_was_in_flight_at_most(
+    start: Start, scheduling: str
+) -> None:
     """While a worker is killed again and again no connection is refused."""
-    instance = start(HELLO, "--workers", "2", "--scheduling", scheduling)
+    config = f'app = "app:app"\nworkers = 2\nscheduling = "{scheduling}"\ncrash_recovery = false\n'
+    instance = start(HELLO, config=config)
     kills = 2
     with instance.under_load(close=True) as load:
         for _ in range(kills):

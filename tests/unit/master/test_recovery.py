@@ -118,17 +118,23 @@ def test_idle_connection_lives_on(dead: DeadWorker) -> None:
     assert not dead.loop.readers
 
 
-def test_request_without_an_answer_goes_along(dead: DeadWorker) -> None:
-    """With what the next worker needs to know; one more worker has died with it."""
+@pytest.mark.parametrize("begun", [0, 1, 2])
+def test_request_without_an_answer_goes_along(dead: DeadWorker, begun: int) -> None:
+    """With what the next worker needs to know; and whether the app was at work on it."""
     with connected() as (server, client):
         client.sendall(REQUEST)
         proxied = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
-        dead.enter(server, Handoff(crashes=1, proxied=proxied))
+        dead.enter(server, Handoff(crashes=1, deaths=4, proxied=proxied))
         dead.read(server, len(REQUEST))
+        dead.write(server, Word.BEGUN, begun)
         dead.give(server)
         (passage,) = dead.passages
         assert passage.handoff == Handoff(
-            unanswered=REQUEST, crashes=2, consumed=len(REQUEST), proxied=proxied
+            unanswered=REQUEST,
+            crashes=2 if begun == 1 else 1,  # A request that begins elsewhere is another one.
+            deaths=5,
+            consumed=len(REQUEST),
+            proxied=proxied,
         )
     assert dead.ends == [Summary(again=1)]
 

@@ -73,6 +73,7 @@ HANDOFFS = [
         slot=3,
         hops=2,
         crashes=1,
+        deaths=4,
         serial=2**32 - 1,
         consumed=2**63,
         written=2**64 - 1,
@@ -93,8 +94,8 @@ def test_connection_comes_as_it_went(handoff: Handoff) -> None:
 
 def test_what_is_counted_does_not_overflow() -> None:
     """More hops or crashes than can be told are as many as can."""
-    handoff = decode_handoff(encode_handoff(Handoff(hops=1000, crashes=256)), 1)
-    assert (handoff.hops, handoff.crashes) == (255, 255)
+    handoff = decode_handoff(encode_handoff(Handoff(hops=1000, crashes=256, deaths=257)), 1)
+    assert (handoff.hops, handoff.crashes, handoff.deaths) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +124,9 @@ FRAME = encode_handoff(HANDOFFS[1])
         (FRAME[:-1], 1, "no sense"),
         (FRAME + b"x", 1, "are what it says"),
         (LEDGER + FRAME[1:], 1, "no sense"),
-        (FRAME[:3] + bytes([MAX_PROXIED_BYTES + 1]) + FRAME[4:] + b"x" * 200, 1, "no sense"),
-        (FRAME[:4] + b"\xfe\xff\xff\xff" + FRAME[8:], 1, "no sense"),
-        (FRAME[:12] + b"\xff\xff\xff\xff" + FRAME[16:], 1, "no sense"),
+        (FRAME[:4] + bytes([MAX_PROXIED_BYTES + 1]) + FRAME[5:] + b"x" * 200, 1, "no sense"),
+        (FRAME[:5] + b"\xfe\xff\xff\xff" + FRAME[9:], 1, "no sense"),
+        (FRAME[:13] + b"\xff\xff\xff\xff" + FRAME[17:], 1, "no sense"),
     ],
 )
 def test_handoff_that_is_wrong_is_refused(data: bytes, attached: int, message: str) -> None:

@@ -77,10 +77,12 @@ def test_entry_says_what_is_known() -> None:
         out_done=4,
         out_end=5,
         crashes=6,
-        handing=7,
+        deaths=7,
+        begun=8,
+        handing=9,
         proxied=b"PROXY UNKNOWN\r\n",
     )
-    data = entry(State.PINNED, 1, 2, 3, 4, 5, 6, 7, proxied=b"PROXY UNKNOWN\r\n\0rest")
+    data = entry(State.PINNED, 1, 2, 3, 4, 5, 6, 7, 8, 9, proxied=b"PROXY UNKNOWN\r\n\0rest")
     assert decode_entry(data) == expected
 
 

@@ -62,6 +62,7 @@ class Engine:
         self._data = b""
         self.has_ended = True
         """Whether it is known that the last response is complete."""
+        self.app: Any = None
         self.transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
