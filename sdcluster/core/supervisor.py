@@ -194,8 +194,12 @@ class Supervisor:
 
     def _worker_hung(self, worker_id: WorkerId, reason: str) -> None:
         worker = self.workers.get(worker_id)
-        if worker is not None and worker.state in (WorkerState.SERVING, WorkerState.PROVING):
+        if worker is None:
+            return
+        if worker.state in (WorkerState.SERVING, WorkerState.PROVING):
             self._abort(worker, ExitReason.HUNG, reason)
+        elif worker.state is WorkerState.DRAINING:
+            self._begin_abort(worker, reason)
 
     def _worker_offended(self, worker_id: WorkerId, reason: str) -> None:
         worker = self.workers.get(worker_id)
@@ -299,14 +303,16 @@ class Supervisor:
         self._do(act.RetireWorker(worker.id, reason))
 
     def _abort(self, worker: Worker, reason: ExitReason, text: str) -> None:
-        policy = self._policy(worker.generation)
         self._vacate(worker)
-        worker.state, worker.reason = WorkerState.ABORTING, reason
-        worker.failure = text
-        worker.deadline = self._now + policy.abort_grace_s
+        worker.reason = reason
         self.slots[worker.slot].leaving.append(worker)
-        self._do(act.AbortWorker(worker.id, text))
+        self._begin_abort(worker, text)
         self._unexpected(worker, f"worker {worker.id} {text}")
+
+    def _begin_abort(self, worker: Worker, text: str) -> None:
+        worker.state, worker.failure = WorkerState.ABORTING, text
+        worker.deadline = self._now + self._policy(worker.generation).abort_grace_s
+        self._do(act.AbortWorker(worker.id, text))
 
     def _kill(self, worker: Worker, reason: str) -> None:
         worker.state, worker.deadline = WorkerState.KILLED, None

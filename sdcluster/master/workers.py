@@ -121,6 +121,10 @@ class WorkerProcess:
             self.kill(signal.SIGTERM)
         self.channel.retire()
 
+    def has_connections(self) -> bool:
+        """Tell whether it has connections, or was given some that it has not taken."""
+        return bool(self.channel.connections() or self.channel.outstanding())
+
     def figures(self, now: float) -> Figures:
         """Return how it is doing."""
         board = self.channel.board

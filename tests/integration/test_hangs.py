@@ -67,6 +67,18 @@ BLOCKS_AT_FIRST = HELLO.replace(
 """An app that blocks the event loop in the turn in which its worker becomes ready."""
 
 
+HELD = HELLO.replace(
+    "body =",
+    """if scope["path"] == "/held":
+        import asyncio
+        open("begun", "w").close()
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
+    body =""",
+)
+"""An app where /held is answered when it may go."""
+
+
 def send(instance: Instance, path: str) -> "Future[Answer]":
     """Send a request that may never be answered, and goes to no other worker."""
     pool = ThreadPoolExecutor(1)
@@ -79,6 +91,11 @@ def serving(instance: Instance) -> dict[int, int]:
     """Return the pid of the worker that serves in each slot."""
     workers = instance.status()["workers"]
     return {one["slot"]: one["pid"] for one in workers if one["state"] == "serving"}
+
+
+def state(instance: Instance, pid: int) -> str | None:
+    """Return the state of a worker."""
+    return next((one["state"] for one in instance.status()["workers"] if one["pid"] == pid), None)
 
 
 def hung(instance: Instance) -> dict[str, Any]:
@@ -133,6 +150,24 @@ def test_a_stopped_worker_is_killed(start: Start, scheduling: str) -> None:
     assert not [error for error in load.errors if error.startswith(("connect", "time-out"))]
     assert load.lost <= 16, load.errors
     assert 0 in serving(instance)
+
+
+def test_a_worker_that_is_stopped_while_it_drains_is_killed(start: Start, tmp_path: Path) -> None:
+    """Long before the drain deadline: what it has not answered is answered by another."""
+    config = 'app = "app:app"\nworkers = 1\nheartbeat_timeout_s = 0.5\n'
+    instance = start(HELD, config=config)
+    (pid,) = instance.worker_pids()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(fetch, instance.address, "/held", timeout_s=15)
+        wait_until((tmp_path / "begun").exists, "it is at work")
+        reload = instance.begin_reload()
+        wait_until(lambda: state(instance, pid) == "draining", "it drains")
+        kill(pid, signal.SIGSTOP)
+        (tmp_path / "go").touch()
+        assert int(answer.result().text.split()[1]) != pid
+        assert reload.wait(10) == 0
+    assert f"(pid {pid}) gave no sign of life for " in instance.log()
+    assert instance.status()["restarts"] == 0
 
 
 def test_a_request_that_takes_too_long_ends_its_worker(start: Start) -> None:

@@ -470,12 +470,24 @@ def test_stuck_worker_is_aborted_then_killed_and_replaced_at_once() -> None:
     assert drive.supervisor.restarts == 1
 
 
-def test_worker_that_starts_or_leaves_is_not_found_stuck() -> None:
+def test_worker_that_starts_or_is_aborted_is_not_found_stuck() -> None:
     """Those have time limits of their own."""
     drive = booting(workers=1)
     assert drive.tell(hung(1)) == []
     drive.tell(ready(1), hung(1))
     assert drive.tell(hung(1)) == []
+
+
+def test_worker_that_is_stuck_while_it_drains_is_aborted() -> None:
+    """Who waits for its answers would wait until the drain deadline; nothing else changes."""
+    drive = running(workers=2)
+    drive.tell(ev.ScaleRequested(1))
+    assert drive.tell(hung(2)) == [abort(2)]
+    assert drive.tell(hung(2)) == []
+    assert drive.wait(ABORT_GRACE_S) == [kill(2, "did not end when it was aborted")]
+    gone = record(2, 1, 1, ExitReason.SCALE, "gave no sign of life")
+    assert drive.tell(exited(2, "SIGKILL")) == [gone]
+    assert drive.supervisor.restarts == 0
 
 
 def test_stuck_successor_is_aborted_and_the_old_worker_serves_on() -> None:
