@@ -8,7 +8,9 @@ only forwards:
         │ (slot empty: ready ──▶ SERVING)        │
         └──────── stuck ──▶ ABORTING ──▶ KILLED ─┴─ crash ──▶ gone
 
-One that is DRAINING may be found stuck as well. A slot holds one worker that serves, at most one *successor* (STARTING or PROVING) that will take
+One that is DRAINING may be found stuck as well.
+
+A slot holds one worker that serves, at most one *successor* (STARTING or PROVING) that will take
 its place, and any number that are *leaving* (DRAINING, ABORTING, KILLED). A successor that proves
 itself is admitted before the old worker is retired: new first. Everything the cluster does, from
 boot to rollback, is to bring each slot to the generation it wants.
