@@ -17,6 +17,7 @@ import moving
 import options
 import processes
 import report
+import scheduling
 from instances import ServerFailed
 from measures import Plan, Sample
 from options import Effort, Options
@@ -27,9 +28,14 @@ from servers import SERVERS, Server
 PLANS = {**measures.PLANS, messages.MEASURE: messages.PLAN}
 report.MORE[messages.MEASURE] = messages.table
 report.MORE[moving.MEASURE] = moving.table
+report.MORE.update(scheduling.TABLES)
 Round = Callable[[Effort], Mapping[str, Sample]]
 """What takes a sample of each contender of its own, once."""
-ROUNDS: Mapping[str, Round] = {**caching.ROUNDS, moving.MEASURE: moving.moves}
+ROUNDS: Mapping[str, Round] = {
+    **caching.ROUNDS,
+    moving.MEASURE: moving.moves,
+    **scheduling.ROUNDS,
+}
 
 
 def chosen(only: Sequence[str]) -> tuple[dict[str, Plan], list[Server], dict[str, Round]]:

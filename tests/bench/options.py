@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str], *, description: str | None = None) -> Option
         default=[],
         metavar="NAME",
         help="a measure (throughput, reload, kill, respawn, memory, idle, messages, cache, "
-        "get_or_set) or the beginning of a server's name; may be repeated",
+        "get_or_set, moving, spread, slow) or the beginning of a server's name; may be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
