@@ -48,12 +48,13 @@ def backlog(listener: socket.socket) -> tuple[int, int]:
 
 def is_read(client: socket.socket) -> Callable[[], bool]:
     """Return what tells whether the server has read all that was sent: proc(5), net/tcp."""
-    port = f":{client.getsockname()[1]:04X}"
+    ports = tuple(f":{name[1]:04X}" for name in (client.getpeername(), client.getsockname()))
 
     def look() -> bool:
         lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-        (rest,) = [words[4] for words in lines if words[2].endswith(port)]
-        return rest.endswith(":00000000")
+        # Another connection, to another server, may have the client's port as well.
+        found = [line[4] for line in lines if (line[1][-5:], line[2][-5:]) == ports]
+        return bool(found) and all(rest.endswith(":00000000") for rest in found)
 
     return look
 
