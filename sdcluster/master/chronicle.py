@@ -131,12 +131,13 @@ class Chronicle:
     def connections_are_kept(self, process: WorkerProcess, summary: Summary) -> None:
         """Tell what became of the connections of a dead worker, if it had any."""
         if summary:
-            self._journal.write(
-                EventKind.CONNECTIONS_KEPT,
+            text = (
                 f"of the connections of worker {process.id}, which is dead, {summary.idle} go on, "
-                f"{summary.again} go on with their request sent again, {summary.closed} are closed",
-                process.about(),
+                f"{summary.again} go on with their request sent again, {summary.closed} are closed"
             )
+            if summary.lost:
+                text += f"; {summary.lost} have ended with it, as its keeper was dead before"
+            self._journal.write(EventKind.CONNECTIONS_KEPT, text, process.about())
 
     def messages_are_dropped(self, worker: int) -> None:
         """Tell that a process reads none of what others send it."""

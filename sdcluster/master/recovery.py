@@ -20,6 +20,7 @@ from sdcluster.wire import channel
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.ledger import (
     ENTRY_BYTES,
+    MAX_CAPACITY,
     PAGE_BYTES,
     Entry,
     Layout,
@@ -45,9 +46,11 @@ class Summary:
     idle: int = 0
     again: int = 0
     closed: int = 0
+    lost: int = 0
+    """Those that ended with the worker, as its keeper was dead before it had given them."""
 
     def __bool__(self) -> bool:
-        return bool(self.idle or self.again or self.closed)
+        return bool(self.idle or self.again or self.closed or self.lost)
 
 
 class Recovery:
@@ -148,8 +151,14 @@ class Recovery:
 
     def _end(self) -> None:
         if not self._is_over:
+            if not self._has_all:
+                self._count_lost()
             self.close()
             self._on_end(self._summary)
+
+    def _count_lost(self) -> None:
+        told = self._summary.idle + self._summary.again + self._summary.closed
+        self._summary.lost = max(0, min(self._worker.connections(), MAX_CAPACITY) - told)
 
     def close(self) -> None:
         """Let go of everything."""

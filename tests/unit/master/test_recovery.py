@@ -21,6 +21,7 @@ from sdcluster.wire.channel import (
     encode_kept,
 )
 from sdcluster.wire.ledger import MAGIC, NOT_KNOWN, Head, State, Word
+from sdcluster.wire.scoreboard import Field
 from sdcluster.worker.ledger import Ledger
 from unit.descriptors import none_leaked
 from unit.master.test_channels import room_for
@@ -342,6 +343,17 @@ def test_keeper_that_dies_ends_it(dead: DeadWorker, is_open: bool) -> None:
         dead.recovery.keeper_is_gone()
     assert dead.ends == [Summary(idle=1)]
     assert dead.lates == 0
+
+
+def test_connections_that_a_dead_keeper_has_not_given_are_counted(dead: DeadWorker) -> None:
+    """By the scoreboard; not those that are none of the worker's any more."""
+    with connected() as (server, _):
+        dead.enter(server)
+        dead.channel.board[Field.CONNECTIONS] = 3
+        dead.send(LEDGER, [dead.ledger.fd])
+        dead.send(encode_kept([server.fileno()]), [server.fileno()])
+        dead.recovery.keeper_is_gone()
+    assert dead.ends == [Summary(idle=1, lost=2)]
 
 
 def test_end_of_the_channel_ends_it(dead: DeadWorker) -> None:
