@@ -35,9 +35,9 @@ def parse(text: str) -> Rate:
     return Rate(float(rate[1]), round(float(p99[1]) * _MS[p99[2]], 3), errors)
 
 
-def rate(url: str, *, seconds: int, close: bool) -> Rate:
+def rate(url: str, *, seconds: int, close: bool, connections: int = CONNECTIONS) -> Rate:
     """Load `url` as fast as it goes. Raises `ServerFailed` if nothing was answered."""
-    command = ["wrk", f"-t{THREADS}", f"-c{CONNECTIONS}", f"-d{seconds}", "--latency"]
+    command = ["wrk", f"-t{THREADS}", f"-c{connections}", f"-d{seconds}", "--latency"]
     if close:
         command += ["-H", "Connection: close"]
     done = subprocess.run(
