@@ -139,7 +139,7 @@ def slow_table(results: Results) -> Table:
                 "-" if ratio is None else f"{ratio:.2f} x",
             ]
         )
-    title = f"One of {WORKERS} workers is slow (50 ms), a connection each, {SLOW_CLIENTS} at a time (wrk)"
+    title = f"One of {WORKERS} workers is slow (50 ms), {SLOW_CLIENTS} clients, a connection each"
     return Table(title, ["scheduling", "req/s", "p99 ms", "to round-robin"], rows)
 
 
