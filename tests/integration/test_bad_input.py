@@ -207,10 +207,10 @@ def test_traceback_of_the_import_is_shown_once_and_is_the_apps_own(start: Start)
 
 def test_app_that_hangs_on_import_is_ended(start: Start) -> None:
     """After ready_timeout_s the stacks are logged, and the start fails."""
-    config = 'app = "app:app"\nready_timeout_s = 0.5\n'
+    config = 'app = "app:app"\nready_timeout_s = 2\n'
     source = "import time\n\ndef wait_for_database():\n    time.sleep(100)\n\nwait_for_database()\n"
     instance = start(source, config=config, wait=False)
-    message = "the app did not load within 0.5 s"
+    message = "the app did not load within 2 s"
     assert instance.wait(10) == EX_SOFTWARE
     assert message in instance.log()
     assert "in wait_for_database" in instance.log()
