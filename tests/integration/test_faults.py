@@ -414,8 +414,11 @@ def test_receiver_without_descriptors_is_killed(start: Start) -> None:
 
 
 def test_everything_happens_at_once(start: Start) -> None:
-    """Kills of workers, keepers and molds, stops and reloads, in any order: no request fails."""
-    config = CONFIG.format("round-robin") + "heartbeat_timeout_s = 1\n"
+    """Kills of workers, keepers and molds, stops and reloads, in any order: no request fails.
+
+    A worker that is stopped while it drains and has no connection has until the drain deadline.
+    """
+    config = CONFIG.format("round-robin") + "heartbeat_timeout_s = 1\ndrain_timeout_s = 5\n"
     instance = start(HELLO, config=config)
     faults: dict[str, Callable[[], object]] = {
         "worker killed": lambda: kill(random.choice([*workers(instance).values()]), signal.SIGKILL),
