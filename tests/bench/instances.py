@@ -209,6 +209,16 @@ def ask_pid(port: int) -> int | None:
         return None
 
 
+def ask_again(client: socket.socket, *headers: str) -> bytes:
+    """Return the body of an answer on a connection that is kept. Raises `ServerFailed`."""
+    lines = ("GET / HTTP/1.1", "Host: bench", *headers, "", "")
+    client.sendall("\r\n".join(lines).encode())
+    answer = client.recv(4096)
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        raise ServerFailed(f"the answer was {answer[:60]!r}")
+    return answer.rpartition(b"\r\n\r\n")[2]
+
+
 def _request(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode()
 

@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping
 
 import wrk
-from instances import ANSWER_TIMEOUT_S, Instance, ServerFailed, running
+from instances import ANSWER_TIMEOUT_S, Instance, ServerFailed, ask_again, running
 from measures import WORKERS, Sample
 from options import Effort
 from report import Table
 from results import Results
-from servers import SERVERS, Kind, Launch, Server
+from servers import SERVERS, sdcluster
 
 MEASURE = "moving"
 OURS = "sdcluster shared"
@@ -29,14 +29,6 @@ SLICE = 50
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def _sharded(launch: Launch) -> list[str]:
-    return [
-        *(launch.tool("python"), "-m", "sdcluster", "run", "--name", launch.name),
-        *("--config", str(launch.apps / "sharded.toml"), "--directory", str(launch.apps)),
-        *("--workers", str(launch.workers), "--listen", launch.address),
-    ]
-
-
 def moves(effort: Effort) -> Mapping[str, Sample]:
     """Microseconds of a request: of processor time, and of a client that waits for it."""
     found: dict[str, Sample] = {}
@@ -44,8 +36,7 @@ def moves(effort: Effort) -> Mapping[str, Sample]:
         if server.name in (OURS, PEER):
             with running(server, workers=WORKERS) as instance:
                 found[server.name] = Sample({"cpu us": _cpu_us(instance, effort)})
-    sharded = Server(name=OURS, kind=Kind.ASGI, command=_sharded, reload=_sharded)
-    with running(sharded, workers=WORKERS) as instance:
+    with running(sdcluster("round-robin", config="sharded.toml"), workers=WORKERS) as instance:
         found[OURS].figures |= _hand_off(instance.launch.port, effort)
     return found
 
@@ -88,11 +79,7 @@ def _hand_off(port: int, effort: Effort) -> dict[str, float]:
 
 
 def _ask(client: socket.socket, key: str) -> bytes:
-    client.sendall(f"GET / HTTP/1.1\r\nHost: bench\r\nX-Key: {key}\r\n\r\n".encode())
-    answer = client.recv(4096)
-    if not answer.startswith(b"HTTP/1.1 200 "):
-        raise ServerFailed(f"the answer was {answer[:60]!r}")
-    return answer.rpartition(b"\r\n\r\n")[2]
+    return ask_again(client, f"X-Key: {key}")
 
 
 def table(results: Results) -> Table:

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 import wrk
-from instances import ANSWER_TIMEOUT_S, Instance, ServerFailed, running
+from instances import ANSWER_TIMEOUT_S, Instance, ask_again, running
 from measures import Sample
 from options import Effort
 from report import Table
 from results import Results
-from servers import Kind, Launch, Server
+from servers import sdcluster
 
 SPREAD, SLOW = "spread", "slow"
 ACCEPTING = ("shared", "reuseport")
@@ -30,18 +30,6 @@ SETTLE_S = 5.0
 """More than rebalancing takes."""
 SLOW_CLIENTS = 16
 SLOW_APP = "slow_asgi:app"
-_REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
-
-
-def _server(*options: str) -> Server:
-    def command(launch: Launch) -> list[str]:
-        return [
-            *(launch.tool("python"), "-m", "sdcluster", "run", "--name", launch.name),
-            *("--workers", str(launch.workers), "--listen", launch.address),
-            *("--directory", str(launch.apps), *(one.format(launch=launch) for one in options)),
-        ]
-
-    return Server(name="sdcluster", kind=Kind.ASGI, command=command, reload=command)
 
 
 def spread(effort: Effort) -> Mapping[str, Sample]:
@@ -49,13 +37,8 @@ def spread(effort: Effort) -> Mapping[str, Sample]:
     found = {}
     for scheduling in ACCEPTING:
         figures = {}
-        choices = {
-            "as they come": ("{launch.app}",),
-            "rebalanced": ("--config", "{launch.apps}/rebalanced.toml"),
-        }
-        for name, options in choices.items():
-            server = _server(*options, "--scheduling", scheduling)
-            with running(server, workers=WORKERS) as instance:
+        for name, config in (("as they come", ""), ("rebalanced", "rebalanced.toml")):
+            with running(sdcluster(scheduling, config=config), workers=WORKERS) as instance:
                 figures[name] = _most_to_least(instance, effort)
         found[scheduling] = Sample(figures)
     return found
@@ -68,7 +51,7 @@ def _most_to_least(instance: Instance, effort: Effort) -> float:
         for _ in range(CONNECTIONS):
             address = ("127.0.0.1", instance.launch.port)
             client = stack.enter_context(socket.create_connection(address, ANSWER_TIMEOUT_S))
-            _ask(client)
+            ask_again(client)
             clients.append(client)
         _take_turns(clients, SETTLE_S)
         answers = _take_turns(clients, effort.load_s)
@@ -82,24 +65,15 @@ def _take_turns(clients: list[socket.socket], seconds: float) -> Counter[bytes]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for client in clients:
-            answers[_ask(client)] += 1
+            answers[ask_again(client)] += 1
     return answers
-
-
-def _ask(client: socket.socket) -> bytes:
-    client.sendall(_REQUEST)
-    answer = client.recv(4096)
-    if not answer.startswith(b"HTTP/1.1 200 "):
-        raise ServerFailed(f"the answer was {answer[:60]!r}")
-    return answer.rpartition(b"\r\n\r\n")[2]
 
 
 def slow(effort: Effort) -> Mapping[str, Sample]:
     """Requests a second and the 99th percentile, by policy."""
     found = {}
     for policy in POLICIES:
-        server = _server("{launch.app}", "--scheduling", policy)
-        with running(server, workers=WORKERS, app=SLOW_APP) as instance:
+        with running(sdcluster(policy), workers=WORKERS, app=SLOW_APP) as instance:
             for seconds in (1, effort.load_s):
                 rate = wrk.rate(
                     f"{instance.url}/", seconds=seconds, close=True, connections=SLOW_CLIENTS

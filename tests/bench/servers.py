@@ -66,10 +66,13 @@ class Server:
     """Workers from which on it has any beside its first process."""
 
 
-def _sdcluster(scheduling: str) -> Server:
+def sdcluster(scheduling: str, *, config: str = "") -> Server:
+    """Return sdcluster with the app of the launch, or what a config among the apps says."""
+
     def command(launch: Launch) -> list[str]:
+        what = ["--config", str(launch.apps / config)] if config else [launch.app]
         return [
-            *(launch.tool("python"), "-m", "sdcluster", "run", launch.app),
+            *(launch.tool("python"), "-m", "sdcluster", "run", *what),
             *("--workers", str(launch.workers), "--listen", launch.address),
             *("--scheduling", scheduling, "--directory", str(launch.apps)),
             *("--name", launch.name),
@@ -141,9 +144,9 @@ def _node_library(launch: Launch) -> list[str]:
 
 
 SERVERS = (
-    _sdcluster("round-robin"),
-    _sdcluster("shared"),
-    _sdcluster("reuseport"),
+    sdcluster("round-robin"),
+    sdcluster("shared"),
+    sdcluster("reuseport"),
     _node("rr", "node cluster round-robin"),
     _node("none", "node cluster os"),
     Server(name="pm2", kind=Kind.NODE, command=_pm2, reload=_pm2_reload),
