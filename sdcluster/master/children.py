@@ -409,9 +409,8 @@ class Children:
             self._offended(process, "its scoreboard says that it took more than it was given")
         figures = process.figures(now)
         worker = WorkerId(process.id)
-        reason = ""
-        if not process.retired or process.has_connections():  # Else nobody waits for it.
-            reason = health.hung(figures, process.limits, now)
+        is_awaited = not process.retired or process.has_connections()
+        reason = health.hung(figures, process.limits, now) if is_awaited else ""
         if reason and process.suspected:
             self._report(ev.WorkerHung(worker, reason))
         # It has until the next look: it may be that all of us stood still, and it is to run yet.

@@ -13,7 +13,8 @@ def test_bad_config_ends_with_ex_config_and_no_restart(service: Service) -> None
         "ActiveState": "failed",
     }
     (entry,) = [one for one in service.journal() if "scheduling" in str(one["MESSAGE"])]
-    assert "'fair' is none of round-robin, least-connections, " in entry["MESSAGE"]
+    policies = "round-robin, least-connections, least-latency, shared, reuseport"
+    assert f"'fair' is none of {policies}" in entry["MESSAGE"]
     assert entry["PRIORITY"] == "3"
 
 
