@@ -41,11 +41,13 @@ MORE: dict[str, Callable[[Results], Table]] = {}
 """The tables of measures that have a module of their own, which `bench` adds."""
 
 
-def _number(value: float | None, form: str = ",.0f") -> str:
+def number(value: float | None, form: str = ",.0f") -> str:
+    """Return a figure for a cell, if there is one."""
     return NOTHING if value is None else format(value, form)
 
 
-def _ratio(value: float | None) -> str:
+def ratio(value: float | None) -> str:
+    """Return a ratio for a cell, if there is one."""
     return NOTHING if value is None else f"{value:.2f} x"
 
 
@@ -55,13 +57,13 @@ def _throughput(results: Results) -> Table:
     for server in results.servers(measure):
         row = [server]
         for figure, to in (("keep-alive", "uvicorn"), ("close", ROUND_ROBIN), ("cpu", ROUND_ROBIN)):
-            rate = _number(results.median(measure, server, figure))
+            rate = number(results.median(measure, server, figure))
             if errors := results.total(measure, server, f"{figure} errors"):
                 rate += f" ({errors:.0f} errors)"
             row += [
                 rate,
-                _number(results.median(measure, server, f"{figure} p99"), ".1f"),
-                _ratio(results.ratio(measure, server, figure, to=to)),
+                number(results.median(measure, server, f"{figure} p99"), ".1f"),
+                ratio(results.ratio(measure, server, figure, to=to)),
             ]
         rows.append(row)
     columns = ["server", "keep-alive req/s", "p99 ms", "to uvicorn"]
@@ -75,10 +77,10 @@ def _losses(results: Results, measure: str, title: str) -> Table:
     for server in results.servers(measure):
         row = [server]
         for kind in ("keep-alive", "close"):
-            lost = _number(results.total(measure, server, f"{kind} lost"))
+            lost = number(results.total(measure, server, f"{kind} lost"))
             if results.has_failed(measure, server, kind):
                 lost += FAILED
-            row += [lost, _number(results.total(measure, server, f"{kind} requests"))]
+            row += [lost, number(results.total(measure, server, f"{kind} requests"))]
         rows.append(row)
     columns = ["server", "lost, keep-alive", "of", "lost, connection each", "of"]
     return Table(title, columns, rows)
@@ -92,10 +94,10 @@ def _respawn(results: Results) -> Table:
         rows.append(
             [
                 server,
-                _number(results.median(measure, server, "ms"), ",.1f"),
-                _number(min(values, default=None), ",.1f"),
-                _number(max(values, default=None), ",.1f"),
-                _ratio(results.ratio(measure, server, "ms", to=GUNICORN)),
+                number(results.median(measure, server, "ms"), ",.1f"),
+                number(min(values, default=None), ",.1f"),
+                number(max(values, default=None), ",.1f"),
+                ratio(results.ratio(measure, server, "ms", to=GUNICORN)),
             ]
         )
     columns = ["server", "median ms", "least", "most", "to gunicorn"]
@@ -106,11 +108,11 @@ def _memory(results: Results) -> Table:
     measure = "memory"
     rows = []
     for server in results.servers(measure):
-        row = [server, _number(results.median(measure, server, "worker"), ".1f")]
+        row = [server, number(results.median(measure, server, "worker"), ".1f")]
         for figure in ("workers", "tree"):
             row += [
-                _number(results.median(measure, server, figure), ".1f"),
-                _ratio(results.ratio(measure, server, figure, to=GUNICORN)),
+                number(results.median(measure, server, figure), ".1f"),
+                ratio(results.ratio(measure, server, figure, to=GUNICORN)),
             ]
         rows.append(row)
     columns = ["server", "a worker", f"{MEMORY_WORKERS} workers", "to gunicorn"]
@@ -122,8 +124,8 @@ def _idle(results: Results) -> Table:
     rows = [
         [
             server,
-            _number(results.median("idle", server, "rss"), ".1f"),
-            _number(results.median("idle", server, "wake-ups"), ".2f"),
+            number(results.median("idle", server, "rss"), ".1f"),
+            number(results.median("idle", server, "wake-ups"), ".2f"),
         ]
         for server in results.servers("idle")
     ]
@@ -136,8 +138,8 @@ def _cache(results: Results) -> Table:
         row = [contender]
         for figure in ("get", "set", "get JSON", "set JSON"):
             row += [
-                _number(results.median("cache", contender, figure)),
-                _ratio(results.ratio("cache", contender, figure, to=caching.REDIS_UNIX)),
+                number(results.median("cache", contender, figure)),
+                ratio(results.ratio("cache", contender, figure, to=caching.REDIS_UNIX)),
             ]
         rows.append(row)
     columns = ["cache"]
@@ -150,7 +152,7 @@ def _get_or_set(results: Results) -> Table:
     measure = "get_or_set"
     figures = ("requests", "lost", "made", "early")
     rows = [
-        [name, *(_number(results.total(measure, name, figure)) for figure in figures)]
+        [name, *(number(results.total(measure, name, figure)) for figure in figures)]
         for name in results.servers(measure)
     ]
     columns = ["cache", "requests", "lost", "times the value was made", "before it had ended"]

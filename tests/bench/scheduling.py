@@ -17,7 +17,7 @@ import wrk
 from instances import ANSWER_TIMEOUT_S, Instance, ask_again, running
 from measures import Sample
 from options import Effort
-from report import Table
+from report import Table, number, ratio
 from results import Results
 from servers import sdcluster
 
@@ -85,15 +85,11 @@ def slow(effort: Effort) -> Mapping[str, Sample]:
 ROUNDS: Mapping[str, Callable[[Effort], Mapping[str, Sample]]] = {SPREAD: spread, SLOW: slow}
 
 
-def _text(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
 def spread_table(results: Results) -> Table:
     """Return the spread before and after."""
     figures = ("as they come", "rebalanced")
     rows = [
-        [name, *(_text(results.median(SPREAD, name, figure), ".2f") for figure in figures)]
+        [name, *(number(results.median(SPREAD, name, figure), ".2f") for figure in figures)]
         for name in results.servers(SPREAD)
     ]
     title = f"Requests of {CONNECTIONS} kept-alive connections, {WORKERS} workers, most to least"
@@ -104,13 +100,12 @@ def slow_table(results: Results) -> Table:
     """Return the rate and the percentile, and what that is to round-robin's."""
     rows = []
     for name in results.servers(SLOW):
-        ratio = results.ratio(SLOW, name, "p99", to=POLICIES[0])
         rows.append(
             [
                 name,
-                _text(results.median(SLOW, name, "rate"), ",.0f"),
-                _text(results.median(SLOW, name, "p99"), ".1f"),
-                "-" if ratio is None else f"{ratio:.2f} x",
+                number(results.median(SLOW, name, "rate"), ",.0f"),
+                number(results.median(SLOW, name, "p99"), ".1f"),
+                ratio(results.ratio(SLOW, name, "p99", to=POLICIES[0])),
             ]
         )
     title = f"One of {WORKERS} workers is slow (50 ms), {SLOW_CLIENTS} clients, a connection each"
