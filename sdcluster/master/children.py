@@ -84,8 +84,8 @@ class Children:
         self._sessions: set[int] = set()
         self._recoveries: dict[int, Recovery] = {}
         """By worker."""
-        self._keepers: dict[int, Recovery] = {}
-        """By the keeper's pid."""
+        self._keepers: dict[int, WorkerProcess] = {}
+        """Those whose keeper is still to be collected, by its pid."""
         self._slots = 0
 
     # Molds.
@@ -467,9 +467,12 @@ class Children:
             return None
         if not is_child(process.keeper) or self._is_known(process.keeper):
             return None  # It would be ours by now, as all that a dead worker leaves.
+        self._keepers[process.keeper] = process
+        return self._new_recovery(process)
 
+    def _new_recovery(self, process: WorkerProcess) -> Recovery:
         def kill_keeper() -> None:
-            if is_child(process.keeper) and not self._is_known(process.keeper):
+            if process.keeper:
                 send_signal(process.keeper, signal.SIGKILL)
 
         def end(summary: Summary) -> None:
@@ -485,8 +488,14 @@ class Children:
             on_end=end,
         )
         self._recoveries[process.id] = recovery
-        self._keepers[process.keeper] = recovery
         return recovery
+
+    def _keeper_gone(self, process: WorkerProcess) -> None:
+        """Take what a keeper has sent before it ended."""
+        process.keeper = 0  # The pid may be somebody else's from now on.
+        recovery = self._recoveries.get(process.id)
+        if recovery is not None:
+            recovery.keeper_is_gone()
 
     def _release(self, process: WorkerProcess, *, but_channel: bool = False) -> None:
         if process.offences < MAX_OFFENCES:
@@ -536,13 +545,15 @@ class Children:
             if mold.pid == pid:
                 self._mold_gone(mold, exit_text(status))
                 return
-        recovery = self._keepers.pop(pid, None)
-        if recovery is not None:
-            recovery.keeper_is_gone()
+        kept = self._keepers.pop(pid, None)
+        if kept is not None:
+            self._keeper_gone(kept)
             return
         for worker in self.workers.values():
-            if worker.keeper == pid:
-                worker.keeper = 0  # It died first, and its worker has died just now.
+            if worker.keeper == pid and worker.offences < MAX_OFFENCES:
+                # It is ours, so the worker has ended: some of its threads may not have quite.
+                self._new_recovery(worker)
+                self._keeper_gone(worker)
                 return
         # An orphan of the app's, adopted as subreaper; or a worker that is not reported yet.
         if self._awaits_report():

@@ -224,12 +224,12 @@ class Intake:
             self.look_for_room()
             return True
         self._is_scarce = max(fds, default=sys.maxsize) >= self._high_fd
+        words = self._board.words
+        # At once, and before they count as taken: the master must not miss any in between.
+        words[Field.CONNECTIONS] += len(fds)
+        words[Field.TAKEN] += taken
         for fd in fds:
             self._open(socket.socket(fileno=fd), came_with)
-        words = self._board.words
-        # In this order: the master adds the two up, and must not miss a connection in between.
-        self._count()
-        words[Field.TAKEN] += taken
         self._tell_room()
         return True
 

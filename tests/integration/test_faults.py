@@ -1,6 +1,7 @@
 """What can break while clients are served, under load: what they lose by it is counted."""
 
 import random
+import re
 import resource
 import signal
 import time
@@ -210,6 +211,7 @@ def test_worker_and_keeper_are_killed_at_once(start: Start) -> None:
     with instance.under_load(close=False, clients=CLIENTS) as load:
         for _ in range(KILLS):
             wait_until(lambda: len(keepers(instance)) == 2, "both have a keeper")
+            wait_until(lambda: connections(instance) == CLIENTS, "no connection is on its way")
             worker, keeper = random.choice([*keepers(instance).items()])
             stop(worker)  # What it has does not change any more.
             lost += next(
@@ -220,6 +222,8 @@ def test_worker_and_keeper_are_killed_at_once(start: Start) -> None:
             kill(keeper, signal.SIGKILL)
             kill(worker, signal.SIGKILL)
             replaced(instance, worker)
+    told = re.findall(r"; (\d+) have ended with it, as its keeper was dead before", instance.log())
+    assert sum(map(int, told)) == lost
     assert load.requests > 500
     assert load.lost <= lost
     assert load.connections == CLIENTS + load.lost
