@@ -148,6 +148,9 @@ class ForkFailed:
     reason: str
 
 
+_AGENT = b'"agent": true'
+"""No text in a frame has it: there, quotation marks have a backslash before them."""
+
 Order: TypeAlias = Prepare | Fork
 Report: TypeAlias = Prepared | PrepareFailed | Forked | ForkFailed
 
@@ -170,6 +173,14 @@ def decode_order(data: bytes) -> Order:
     frame = _decode(data, (Prepare, Fork))
     assert isinstance(frame, (Prepare, Fork))
     return frame
+
+
+def is_for_agent(data: bytes) -> bool:
+    """Tell whether an order, as `encode` has written it, is one to fork the agent.
+
+    For a process that is to have little memory: to decode it takes some.
+    """
+    return _AGENT in data
 
 
 def decode_report(data: bytes) -> Report:

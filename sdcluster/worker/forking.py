@@ -12,11 +12,6 @@ _libc = ctypes.PyDLL(None, use_errno=True)  # With the GIL, as `os.fork`.
 _fork = _libc.fork
 
 
-def begin() -> None:
-    """Do what comes before a fork."""
-    ctypes.pythonapi.PyOS_BeforeFork()
-
-
 def fork() -> int:
     """Fork the process, which has one thread; return 0 in the child. Raises OSError."""
     pid: int = _fork()
@@ -26,11 +21,10 @@ def fork() -> int:
     return pid
 
 
-def end_in_parent() -> None:
-    """Do what comes after a fork, in the process that has called `begin`, however it went."""
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
+def go_on() -> None:
+    """Do what Python does around a fork, in a child that goes on with it.
 
-
-def end_in_child() -> None:
-    """Do what comes after a fork, in a child that goes on with Python."""
+    What comes before the fork as well: the process has one thread, so nothing has happened since.
+    """
+    ctypes.pythonapi.PyOS_BeforeFork()
     ctypes.pythonapi.PyOS_AfterFork_Child()

@@ -21,7 +21,7 @@ from sdcluster.errors import reason_of
 from sdcluster.process import Label
 from sdcluster.wire import channel
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
-from sdcluster.wire.ledger import Head, State
+from sdcluster.wire.ledger import Head, Layout, State
 from sdcluster.worker.ledger import Ledger
 
 NO_ROOM_RETRY_MS = 5
@@ -53,15 +53,14 @@ class _PollFd(ctypes.Structure):
 
 
 class Keeping:
-    """What a keeper needs, made by the mold before the fork: what is made after it is there twice.
+    """What keepers need, made by the mold once: what each made for itself would be there each time.
 
-    Each page of memory that the worker or the keeper writes to is one more.
+    Each page of memory that a keeper writes to, or that both its worker and the mold do, is one
+    more that it has to itself.
     """
 
-    def __init__(self, control_fd: int, ledger: Ledger, label: Label) -> None:
+    def __init__(self, label: Label, layout: Layout) -> None:
         """Raises OSError where it is not known how to make a keeper."""
-        self.control_fd = control_fd
-        self.ledger = ledger
         number = _CLONE.get(platform.machine())
         if number is None:
             raise OSError(f"the number of clone(2) on {platform.machine()} is not known")
@@ -69,16 +68,17 @@ class Keeping:
         flags = [0, _CLONE_FILES] if platform.machine() == "s390x" else [_CLONE_FILES, 0]
         self._clone = [ctypes.c_long(number), *map(ctypes.c_ulong, flags), None, None, None]
         self._label = label
+        self._layout = layout
         self._watch = _PollFd(0, select.POLLIN)
 
-    def start(self) -> "Keeper":
+    def start(self, control_fd: int, ledger_fd: int) -> "Keeper":
         """Start the keeper of the own process, which has one thread. Raises OSError."""
         self._watch.fd = own = os.pidfd_open(os.getpid())
         # Else a signal could run a handler of the worker's in the keeper.
         _pthread_sigmask(signal.SIG_SETMASK, _ALL_SIGNALS, _MASK)
         pid = _syscall(*self._clone)
         if pid == 0:
-            self._keep()
+            self._keep(control_fd, ledger_fd)
         code = ctypes.get_errno()
         _pthread_sigmask(signal.SIG_SETMASK, _MASK, None)
         if pid < 0:
@@ -86,14 +86,19 @@ class Keeping:
             raise OSError(code, os.strerror(code))
         return Keeper(pid)
 
-    def _keep(self) -> NoReturn:
+    def _keep(self, control_fd: int, ledger_fd: int) -> NoReturn:
         """Be the keeper."""
         try:
             self._label.show()
             while not self._watch.revents:
                 _poll(ctypes.byref(self._watch), 1, -1)
             gc.disable()
-            _pass_on(socket.socket(fileno=self.control_fd), self.ledger)
+            # The worker may have used up its descriptors: with the one that is closed we look at
+            # what is there, and then at the ledger.
+            os.close(self._watch.fd)
+            numbers = sorted(map(int, os.listdir("/proc/self/fd")))
+            ledger = Ledger(self._layout, ledger_fd)
+            _pass_on(socket.socket(fileno=control_fd), ledger, _connections(ledger, numbers))
         except ConnectionError:
             pass  # The master is dead: there is nobody to give them to.
         except Exception as error:
@@ -121,9 +126,8 @@ class Keeper:
         return self._pidfd
 
 
-def _pass_on(control: socket.socket, ledger: Ledger) -> None:
-    """Give the master what the worker has left."""
-    numbers = _connections(ledger)
+def _pass_on(control: socket.socket, ledger: Ledger, numbers: list[int]) -> None:
+    """Give the master the connections of some numbers, which the worker has left."""
     if numbers:
         _send(control, channel.LEDGER, [ledger.fd])
     for begin in range(0, len(numbers), MAX_CONNECTIONS_PER_FRAME):
@@ -132,11 +136,12 @@ def _pass_on(control: socket.socket, ledger: Ledger) -> None:
     _send(control, channel.KEPT_ALL, [])
 
 
-def _connections(ledger: Ledger) -> list[int]:
+def _connections(ledger: Ledger, numbers: list[int]) -> list[int]:
+    """Return which descriptors, of those that the worker had, are its connections."""
     words = ledger.words
     is_taking = words[Head.TAKING]
     found = []
-    for number in sorted(map(int, os.listdir("/proc/self/fd"))):
+    for number in numbers:
         if not ledger.has(number):
             break
         state = words[ledger.index(number)]

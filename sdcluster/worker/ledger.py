@@ -19,16 +19,29 @@ SCRATCH_BYTES = 256 * 1024
 """How much is read at a time from a connection whose request is longer than what is kept."""
 
 
-class Ledger:
-    """The memory, which the process that has made it may share. See `wire.ledger`."""
+def layout_for(limit_bytes: int) -> Layout:
+    """Return the layout with room for as many connections as this process may have descriptors.
 
-    def __init__(self, limit_bytes: int) -> None:
-        """`limit_bytes`, of whole pages, are kept of a request. Raises OSError."""
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        capacity = min(soft, MAX_CAPACITY) if soft > 0 else MAX_CAPACITY
-        self.layout = layout = Layout(capacity, limit_bytes)
-        self.fd = os.memfd_create("ledger", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, layout.size)
+    `limit_bytes`, of whole pages, are kept of a request.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Layout(min(soft, MAX_CAPACITY) if soft > 0 else MAX_CAPACITY, limit_bytes)
+
+
+def memory(size_bytes: int) -> int:
+    """Return the descriptor of the memory for a ledger. Raises OSError."""
+    fd = os.memfd_create("ledger", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size_bytes)
+    return fd
+
+
+class Ledger:
+    """The memory, as a process has it that shares it with others. See `wire.ledger`."""
+
+    def __init__(self, layout: Layout, fd: int) -> None:
+        """`fd` is that of the memory, see `memory`, and belongs to the ledger. Raises OSError."""
+        self.layout = layout
+        self.fd = fd
         self.map = mmap.mmap(self.fd, layout.size)
         self.map.madvise(mmap.MADV_DONTDUMP)  # Else each core dump would have room for all of it.
         self.bytes = memoryview(self.map)
@@ -41,8 +54,8 @@ class Ledger:
         self.left: list[int] = []
         """Numbers of connections whose end was told; they are closed right after that."""
         self.words[Head.MAGIC] = MAGIC
-        self.words[Head.CAPACITY] = capacity
-        self.words[Head.LIMIT] = limit_bytes
+        self.words[Head.CAPACITY] = layout.capacity
+        self.words[Head.LIMIT] = layout.limit
 
     def close(self) -> None:
         """Let go of it in this process; another that has it, has it on."""

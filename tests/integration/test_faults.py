@@ -416,6 +416,25 @@ def test_receiver_without_descriptors_is_killed(start: Start) -> None:
     assert "lost" not in instance.log()
 
 
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
+def test_worker_that_has_used_up_its_descriptors_is_killed(start: Start, scheduling: str) -> None:
+    """Not one is left to look with at those that it has: they go on elsewhere all the same."""
+    config = CONFIG.format(scheduling).replace("= 2", "= 1")
+    instance = start(HELLO, config=config)
+    (worker,) = workers(instance).values()
+    with opened(instance, LIMIT - 30) as clients:
+        sockets = [client.sock for client in clients]
+        full = len(descriptors(worker))
+        stop(worker)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (full, 4 * LIMIT))
+        keeper = keepers(instance)[worker]
+        resource.prlimit(keeper, resource.RLIMIT_NOFILE, (full, 4 * LIMIT))
+        kill(worker, signal.SIGKILL)
+        assert str(worker) not in {client.fetch().text.split()[1] for client in clients}
+        assert [client.sock for client in clients] == sockets
+    assert "cannot give" not in instance.log()
+
+
 def test_everything_happens_at_once(start: Start) -> None:
     """Kills of workers, keepers and molds, stops and reloads, in any order: no request fails.
 

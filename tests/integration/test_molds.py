@@ -6,6 +6,7 @@ import time
 from os import kill
 from pathlib import Path
 
+import pytest
 from conftest import HELLO, Start
 from instance import Instance, sdcluster, wait_until
 from processes import descriptors, is_running, is_stopped
@@ -257,28 +258,34 @@ MOLD = os.getpid()
 fork = forking.fork
 
 def fatal():
+    if os.getpid() != MOLD and os.path.exists("late"):
+        os.kill(os.getpid(), signal.SIGKILL)
     pid = fork()
-    if pid == 0 and os.getppid() == MOLD and os.path.exists("fatal"):
+    if pid == 0 and os.getppid() == MOLD and os.path.exists("early"):
         os.kill(os.getpid(), signal.SIGKILL)
     return pid
 
 forking.fork = fatal
 """
-"""Kills the process between mold and worker as soon as it is there, while `fatal` exists."""
+"""Kills the process between mold and worker while there is a file that says so.
+
+With `early` it is killed as soon as it is there, with `late` when it has taken its order.
+"""
 
 
+@pytest.mark.parametrize("when", ["early", "late"])
 def test_a_fork_that_is_killed_halfway_is_told_and_tried_again(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, when: str
 ) -> None:
     """The process between mold and worker is killed, for want of memory: the mold goes on."""
     instance = start(FATAL + HELLO, "--workers", "2")
     (mold,) = instance.mold_pids()
-    (tmp_path / "fatal").touch()
+    (tmp_path / when).touch()
     kill(instance.worker_pids()[0], signal.SIGKILL)
     reason = "(boot-failed): cannot fork: the process between mold and worker ended: Killed"
     instance.wait_log(reason)
     assert fetch(instance.address).text.startswith("1 ")
-    (tmp_path / "fatal").unlink()
+    (tmp_path / when).unlink()
     instance.wait_status(lambda status: status["ready"] == 2)
     assert instance.mold_pids() == [mold]
 
@@ -299,8 +306,8 @@ async def app(scope, receive, send):
 """An app that tells which pipes were open when it was imported."""
 
 
-def test_a_worker_has_no_end_of_the_molds_pipe(start: Start) -> None:
-    """What the mold learns the pid by is not open in the worker, nor what earlier forks used."""
+def test_a_worker_has_no_pipe_of_the_molds(start: Start) -> None:
+    """Nothing that the mold learns the pid by, nor what earlier forks used, is open in it."""
     instance = start(TELLS_PIPES, "--workers", "2", "--no-preload")
     assert [fetch(instance.address).text for _ in range(2)] == ["[]", "[]"]
 

@@ -20,8 +20,8 @@ from sdcluster.master.recovery import Summary
 from sdcluster.master.workers import WorkerProcess
 from sdcluster.wire.channel import KEPT_ALL, LEDGER, Handoff, encode_kept
 from sdcluster.wire.scoreboard import Field
-from sdcluster.worker.ledger import Ledger
 from unit.descriptors import none_leaked
+from unit.ledgers import new_ledger
 from unit.master.test_counts import connected
 from unit.master.test_dispatch import FakeLoop
 
@@ -57,7 +57,7 @@ class Family:
 
     def give(self, connection: socket.socket) -> None:
         """Give a connection away, as the keeper does."""
-        ledger = Ledger(4096)
+        ledger = new_ledger(4096)
         number = connection.fileno()
         ledger.enter(number, Handoff())
         for data, fd in ((LEDGER, ledger.fd), (encode_kept([number]), number)):

@@ -22,8 +22,8 @@ from sdcluster.wire.channel import (
 )
 from sdcluster.wire.ledger import MAGIC, NOT_KNOWN, Head, State, Word
 from sdcluster.wire.scoreboard import Field
-from sdcluster.worker.ledger import Ledger
 from unit.descriptors import none_leaked
+from unit.ledgers import new_ledger
 from unit.master.test_channels import room_for
 from unit.master.test_counts import connected
 from unit.master.test_dispatch import FakeLoop
@@ -36,7 +36,7 @@ class DeadWorker:
 
     def __init__(self) -> None:
         self.loop = FakeLoop()
-        self.ledger = Ledger(65536)
+        self.ledger = new_ledger(65536)
         self.passages: list[Passage] = []
         self.ends: list[Summary] = []
         self.lates = 0

@@ -23,6 +23,7 @@ from sdcluster.wire.frames import (
     decode_order,
     decode_report,
     encode,
+    is_for_agent,
 )
 from unit.wire.fuzz import byte_strings, json_objects
 
@@ -85,6 +86,14 @@ def test_order_is_no_report(order: Order) -> None:
     """A mold cannot give orders."""
     with pytest.raises(ProtocolError, match="unknown frame"):
         decode_report(encode(order))
+
+
+@pytest.mark.parametrize("agent", [True, False])
+@pytest.mark.parametrize("value", ["", '"agent": true', '\\"agent": true', "'agent': true"])
+def test_order_for_the_agent_is_known_by_its_bytes(agent: bool, value: str) -> None:
+    """Whatever the texts in it are."""
+    order = Fork(worker=1, slot=0, agent=agent, environment=(f"A={value}", f"{value}=A"))
+    assert is_for_agent(encode(order)) is agent
 
 
 def test_command_in_another_encoding_arrives_as_it_was_sent() -> None:

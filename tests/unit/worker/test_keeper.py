@@ -11,7 +11,7 @@ import pytest
 from sdcluster.process import Label
 from sdcluster.worker import keeper as module
 from sdcluster.worker.keeper import Keeping
-from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.ledger import layout_for
 
 
 class FullChannel:
@@ -47,4 +47,4 @@ def test_there_is_no_keeper_where_clone_is_not_known(monkeypatch: pytest.MonkeyP
     """And no process, and no descriptor more."""
     monkeypatch.setattr(platform, "machine", lambda: "abacus")
     with pytest.raises(OSError, match=r"clone\(2\) on abacus is not known"):
-        Keeping(0, cast(Ledger, None), Label(""))
+        Keeping(Label(""), layout_for(4096))

@@ -21,8 +21,8 @@ from sdcluster.master.counts import counts
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.ledger import ENTRY_BYTES, State, decode_entry
 from sdcluster.worker.exit import Exit
-from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import MovableConnection, Moves
+from unit.ledgers import new_ledger
 
 LIMIT = 8192
 REQUEST = b"".join(b"%07d\n" % number for number in range(125))
@@ -130,7 +130,7 @@ class Connection:
         self._is_unix = server.family == socket.AF_UNIX
         self._number = server.fileno()
         self._sent = self._received = 0
-        self._ledger = Ledger(LIMIT)
+        self._ledger = new_ledger(LIMIT)
         self._ledger.enter(self._number, Handoff())
         self._ledger.words = Watched(self._ledger.words, self.look)  # type: ignore[assignment]
         self._control, other = socket.socketpair()
