@@ -25,6 +25,12 @@ async def app(scope, receive, send):
 """
 """An ASGI app that answers with its slot and pid."""
 
+SCHEDULINGS = ("round-robin", "shared", "reuseport")
+"""Who accepts: the master, or the workers in one of two ways."""
+
+SCHEDULED = 'app = "app:app"\nworkers = 2\nscheduling = "{}"\nreload_probation_s = 0.05\n'
+"""A configuration for one of them, whose reloads are soon over."""
+
 MISSING = 'raise ImportError("not here")\n'
 """A module that is not installed."""
 

@@ -1,7 +1,10 @@
 """What /proc tells of a process: proc_pid_status(5) and its siblings."""
 
 import os
+import signal
 from pathlib import Path
+
+from instance import wait_until
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -14,6 +17,12 @@ def is_running(pid: int) -> bool:
 def is_stopped(pid: int) -> bool:
     """Tell whether a signal has stopped the process."""
     return _status(pid).get("State", "X")[0] == "T"
+
+
+def stop(pid: int) -> None:
+    """Stop a process with SIGSTOP, and wait until it has."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid), f"process {pid} is stopped")
 
 
 def descriptors(pid: int) -> list[str]:

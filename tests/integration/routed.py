@@ -10,7 +10,6 @@ from web import Answer, Connection, fetch
 __all__ = [
     "APP",
     "CONFIG",
-    "SCHEDULINGS",
     "cookie",
     "cookies",
     "replace_one",
@@ -18,7 +17,6 @@ __all__ = [
     "with_cookie",
 ]
 
-SCHEDULINGS = ("round-robin", "shared", "reuseport")
 CONFIG = 'app = "app:app"\nworkers = 4\nscheduling = "{}"\n'
 
 APP = """

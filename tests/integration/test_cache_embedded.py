@@ -3,14 +3,13 @@
 import contextlib
 import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Share
-from processes import is_stopped
+from processes import stop
 from waiting import at_once, wait_until
 
 from sdcluster.cache import Cache, CacheError, connect, embedded, entries
@@ -124,8 +123,7 @@ def test_process_that_is_stopped_holds_up_nobody(url: str, cache: Cache, share: 
     stopped = share('cache.incr("n"); print("used", flush=True); signal.pause()', url)
     assert stopped.process.stdout is not None
     assert stopped.process.stdout.readline() == "used\n"
-    os.kill(stopped.pid, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(stopped.pid), "the stop")
+    stop(stopped.pid)
     with at_once(20):
         for number in range(300):
             cache.set(f"key{number % 10}", bytes(100_000))

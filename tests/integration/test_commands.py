@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Launch, Start
+from conftest import HELLO, SCHEDULINGS, Launch, Start
 from instance import Instance, sdcluster, wait_until
 from web import Answer, connection, fetch, slots
 
@@ -105,7 +105,7 @@ def test_workers_max_is_one_per_cpu(start: Start) -> None:
     assert len(instance.worker_pids()) == cpus.usable()
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_each_scheduling_uses_all_workers(start: Start, scheduling: str) -> None:
     """Whoever accepts, every worker gets connections."""
     instance = start(HELLO, "--workers", "3", "--scheduling", scheduling)

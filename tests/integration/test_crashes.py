@@ -10,12 +10,10 @@ from os import kill
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULINGS, Start
 from instance import Instance, wait_until
-from processes import is_stopped
+from processes import stop
 from web import fetch, fetch_many
-
-SCHEDULING = ["round-robin", "shared", "reuseport"]
 
 MORTAL = """
 import os
@@ -106,7 +104,7 @@ def test_the_second_crash_of_a_slot_waits(start: Start) -> None:
     assert waits_s(instance.log())[-1] == 0  # Each slot is counted for itself.
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_a_crash_without_recovery_loses_what_was_in_flight_at_most(
     start: Start, scheduling: str
 ) -> None:
@@ -125,15 +123,14 @@ def test_a_crash_without_recovery_loses_what_was_in_flight_at_most(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_connections_that_a_dead_worker_had_not_taken_are_answered(
     start: Start, scheduling: str, workers: int
 ) -> None:
     """What was given to a stopped worker, or waited in its queue, is answered after its death."""
     instance = start(HELLO, "--workers", str(workers), "--scheduling", scheduling)
     old = instance.worker_pids()[0]
-    kill(old, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(old), "the worker is stopped")
+    stop(old)
     count = 24
     with ThreadPoolExecutor(count) as pool:
         answers = [pool.submit(fetch, instance.address) for _ in range(count)]
@@ -145,7 +142,7 @@ def test_connections_that_a_dead_worker_had_not_taken_are_answered(
         assert [one.result().status for one in answers] == [200] * count
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_the_backlog_holds_while_all_workers_are_dead(start: Start, scheduling: str) -> None:
     """All workers are killed at once under load, twice: no connection is refused or forgotten."""
     instance = start(HELLO, "--workers", "2", "--scheduling", scheduling)
@@ -162,7 +159,7 @@ def test_the_backlog_holds_while_all_workers_are_dead(start: Start, scheduling: 
 
 
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_a_worker_that_gets_sigterm_drains_and_loses_nothing(
     start: Start, scheduling: str, close: bool
 ) -> None:
@@ -199,7 +196,7 @@ async def app(scope, receive, send):
 """An app that does not start while there is the file `hold`."""
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_a_worker_that_gets_sigterm_serves_until_another_does(
     start: Start, tmp_path: Path, scheduling: str
 ) -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import Start
+from conftest import SCHEDULINGS, Start
 from instance import Instance, wait_until
 from web import Answer, connection, dial, fetch
 from websockets.exceptions import ConnectionClosed
@@ -162,7 +162,7 @@ def test_a_slow_request_is_finished_by_the_worker_that_leaves(
     reload.finish()
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_a_kept_alive_connection_goes_to_the_new_worker(start: Start, scheduling: str) -> None:
     """It is neither closed nor told that it will be."""
     config = CONFIG.format(20) + f'scheduling = "{scheduling}"\n'
@@ -318,7 +318,7 @@ def test_a_second_sigterm_ends_the_drain(start: Start, tmp_path: Path) -> None:
     assert not instance.processes()
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_a_stop_answers_all_that_wait_in_the_backlog(
     start: Start, tmp_path: Path, scheduling: str
 ) -> None:
@@ -349,7 +349,7 @@ def test_a_stop_answers_all_that_wait_in_the_backlog(
     assert instance.wait() == 0
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_a_stop_refuses_new_clients_while_the_workers_drain(
     start: Start, tmp_path: Path, scheduling: str
 ) -> None:

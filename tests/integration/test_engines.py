@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULINGS, Start
 from instance import wait_until
 from web import connection, dial, fetch, fetch_many
 from websockets.exceptions import ConnectionClosed
@@ -137,7 +137,7 @@ def test_request_is_told_as_it_came(start: Start) -> None:
     }
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_kept_alive_connection_stays_with_its_worker(start: Start, scheduling: str) -> None:
     """Requests on one connection are answered by one worker."""
     instance = start(HELLO, "--workers", "3", "--scheduling", scheduling)
@@ -308,7 +308,7 @@ async def app(scope, receive, send):
 # WebSocket.
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_websocket_echoes(start: Start, scheduling: str) -> None:
     """A WebSocket is accepted, carries messages both ways, and is closed in an orderly way."""
     instance = start(ECHO, "--workers", "2", "--scheduling", scheduling)

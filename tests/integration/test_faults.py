@@ -11,13 +11,11 @@ from os import kill
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULED, SCHEDULINGS, Start
 from instance import Instance, wait_until
-from processes import descriptors, is_running, is_stopped
+from processes import descriptors, is_running, is_stopped, stop
 from web import Connection, connection, dial, fetch
 
-SCHEDULINGS = ("round-robin", "shared", "reuseport")
-CONFIG = 'app = "app:app"\nworkers = 2\nscheduling = "{}"\nreload_probation_s = 0.05\n'
 CLIENTS = 64
 KILLS = 5
 
@@ -89,12 +87,6 @@ def keepers_of_running(instance: Instance) -> list[int]:
     return [keeper for pid, keeper in keepers(instance).items() if not is_stopped(pid)]
 
 
-def stop(pid: int) -> None:
-    """Stop a process, and wait until it has."""
-    kill(pid, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(pid), "it is stopped")
-
-
 def replaced(instance: Instance, pid: int, count: int = 2) -> None:
     """Wait until a worker is gone and there are as many as before."""
 
@@ -150,7 +142,7 @@ def all_descriptors(instance: Instance) -> dict[str, int]:
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_random_workers_are_killed(start: Start, scheduling: str, close: bool) -> None:
     """Five times, at 64 connections: no request fails."""
-    instance = start(HELLO, config=CONFIG.format(scheduling))
+    instance = start(HELLO, config=SCHEDULED.format(scheduling))
     with instance.under_load(close=close, clients=CLIENTS) as load:
         for _ in range(KILLS):
             pid = random.choice([*workers(instance).values()])
@@ -166,7 +158,7 @@ def test_random_workers_are_killed(start: Start, scheduling: str, close: bool) -
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_workers_exit_at_random(start: Start, scheduling: str, close: bool) -> None:
     """All of them, again and again, at any point of their work: no request fails."""
-    instance = start(EXITS, config=CONFIG.format(scheduling) + "preload = false\n")
+    instance = start(EXITS, config=SCHEDULED.format(scheduling) + "preload = false\n")
     with instance.under_load(close=close, clients=CLIENTS) as load:
         wait_until(lambda: instance.status()["restarts"] >= 2 * KILLS, "ten exits", 60)
     assert load.requests > 500
@@ -178,7 +170,7 @@ def test_workers_exit_at_random(start: Start, scheduling: str, close: bool) -> N
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_workers_are_killed_while_the_cluster_reloads(start: Start, scheduling: str) -> None:
     """Old ones that leave, new ones that start: whichever it hits, no request fails."""
-    instance = start(HELLO, config=CONFIG.format(scheduling))
+    instance = start(HELLO, config=SCHEDULED.format(scheduling))
     with instance.under_load(close=False, clients=CLIENTS) as load:
         for _ in range(KILLS):
             command = instance.begin_reload()
@@ -193,7 +185,7 @@ def test_workers_are_killed_while_the_cluster_reloads(start: Start, scheduling: 
 
 def test_keeper_is_killed(start: Start) -> None:
     """Its worker hands all over to one that has a keeper: no request fails."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with instance.under_load(close=False, clients=CLIENTS) as load:
         for _ in range(KILLS):
             pid, keeper = random.choice([*keepers(instance).items()])
@@ -206,7 +198,7 @@ def test_keeper_is_killed(start: Start) -> None:
 
 def test_worker_and_keeper_are_killed_at_once(start: Start) -> None:
     """Their connections end. No other does, and who connects again is served."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     lost = 0
     with instance.under_load(close=False, clients=CLIENTS) as load:
         for _ in range(KILLS):
@@ -232,7 +224,7 @@ def test_worker_and_keeper_are_killed_at_once(start: Start) -> None:
 
 def test_mold_is_killed(start: Start) -> None:
     """It is loaded again, and no request fails; nor when a worker is killed meanwhile."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with instance.under_load(close=False, clients=CLIENTS) as load:
         for _ in range(KILLS):
             (mold,) = instance.mold_pids()
@@ -248,7 +240,7 @@ def test_mold_is_killed(start: Start) -> None:
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_worker_is_stopped(start: Start, scheduling: str) -> None:
     """It is found and killed, and what it had is answered by others: no request fails."""
-    instance = start(HELLO, config=CONFIG.format(scheduling) + "heartbeat_timeout_s = 1\n")
+    instance = start(HELLO, config=SCHEDULED.format(scheduling) + "heartbeat_timeout_s = 1\n")
     with instance.under_load(close=False, clients=CLIENTS) as load:
         for _ in range(2):
             pid = random.choice([*workers(instance).values()])
@@ -261,7 +253,7 @@ def test_worker_is_stopped(start: Start, scheduling: str) -> None:
 
 def test_master_is_killed(start: Start) -> None:
     """What was asked is answered, and then all processes end."""
-    instance = start(HELLO, config=CONFIG.format("shared"))
+    instance = start(HELLO, config=SCHEDULED.format("shared"))
     with opened(instance, 8) as clients:
         for client in clients:
             client.request("GET", "/")
@@ -273,7 +265,7 @@ def test_master_is_killed(start: Start) -> None:
 
 def test_receiver_is_killed_before_it_takes_what_is_handed_over(start: Start) -> None:
     """The connections wait in its channel: they go to the next, and their clients see nothing."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with opened(instance, 40) as clients:
         sockets = [client.sock for client in clients]
         receiver = workers(instance)[0]
@@ -289,7 +281,7 @@ def test_receiver_is_killed_before_it_takes_what_is_handed_over(start: Start) ->
 
 def test_giver_and_receiver_are_killed_at_once(start: Start) -> None:
     """Whether a connection has left or not yet come, it is somewhere, and only once."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with opened(instance, 40) as clients:
         sockets = [client.sock for client in clients]
         for _ in range(KILLS):
@@ -309,7 +301,7 @@ def test_giver_and_receiver_are_killed_at_once(start: Start) -> None:
 
 def test_worker_is_killed_in_the_middle_of_a_response(start: Start) -> None:
     """That connection is closed, with what was written before; the others are served on."""
-    instance = start(STREAMS, config=CONFIG.format("round-robin"))
+    instance = start(STREAMS, config=SCHEDULED.format("round-robin"))
     with instance.under_load(close=False, clients=8) as load, dial(instance.address) as client:
         client.sendall(b"GET /half HTTP/1.1\r\nHost: test\r\n\r\n")
         received = b""
@@ -339,7 +331,7 @@ def load_goes_on(instance: Instance) -> bool:
 
 def test_ten_thousand_hand_offs_leave_nothing_behind(start: Start) -> None:
     """Each process has as many descriptors as before, and each connection is the same one."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     fetch(instance.address)
     count, rounds = 400, 25
     assert instance.reload().returncode == 0  # What is there once is there now.
@@ -359,7 +351,7 @@ def test_ten_thousand_hand_offs_leave_nothing_behind(start: Start) -> None:
 
 def test_clients_leave_while_their_connections_are_on_the_way(start: Start) -> None:
     """Nobody is served twice or waits for them, and nothing of them is left behind."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     before = settle(instance)
     with instance.under_load(close=False, clients=8) as load:
         for _ in range(KILLS):
@@ -384,7 +376,7 @@ def test_clients_leave_while_their_connections_are_on_the_way(start: Start) -> N
 
 def test_receiver_has_no_descriptors_left(start: Start) -> None:
     """What is handed over waits until it has, and is served then."""
-    instance = start(LIMITED, config=CONFIG.format("round-robin"))
+    instance = start(LIMITED, config=SCHEDULED.format("round-robin"))
     with opened(instance, LIMIT - 20) as clients:
         sockets = [client.sock for client in clients]
         receiver, leaver = workers(instance)[0], workers(instance)[1]
@@ -400,7 +392,7 @@ def test_receiver_has_no_descriptors_left(start: Start) -> None:
 
 def test_receiver_without_descriptors_is_killed(start: Start) -> None:
     """Others take what waited for it, and what it had."""
-    instance = start(LIMITED, config=CONFIG.format("round-robin"))
+    instance = start(LIMITED, config=SCHEDULED.format("round-robin"))
     with opened(instance, LIMIT - 20) as clients:
         sockets = [client.sock for client in clients]
         receiver, leaver = workers(instance)[0], workers(instance)[1]
@@ -419,7 +411,7 @@ def test_receiver_without_descriptors_is_killed(start: Start) -> None:
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_worker_that_has_used_up_its_descriptors_is_killed(start: Start, scheduling: str) -> None:
     """Not one is left to look with at those that it has: they go on elsewhere all the same."""
-    config = CONFIG.format(scheduling).replace("= 2", "= 1")
+    config = SCHEDULED.format(scheduling).replace("= 2", "= 1")
     instance = start(HELLO, config=config)
     (worker,) = workers(instance).values()
     with opened(instance, LIMIT - 30) as clients:
@@ -440,7 +432,7 @@ def test_everything_happens_at_once(start: Start) -> None:
 
     A worker that is stopped while it drains and has no connection has until the drain deadline.
     """
-    config = CONFIG.format("round-robin") + "heartbeat_timeout_s = 1\ndrain_timeout_s = 5\n"
+    config = SCHEDULED.format("round-robin") + "heartbeat_timeout_s = 1\ndrain_timeout_s = 5\n"
     instance = start(HELLO, config=config)
     faults: dict[str, Callable[[], object]] = {
         "worker killed": lambda: kill(random.choice([*workers(instance).values()]), signal.SIGKILL),

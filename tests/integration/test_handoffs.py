@@ -7,13 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULED, SCHEDULINGS, Start
 from control import reloading
 from instance import Instance, sdcluster, wait_until
 from web import Connection, connection, dial
-
-SCHEDULINGS = ("round-robin", "shared", "reuseport")
-CONFIG = 'app = "app:app"\nworkers = 2\nscheduling = "{}"\nreload_probation_s = 0.05\n'
 
 SLOW = """
 import asyncio
@@ -49,7 +46,7 @@ def test_clients_that_never_reconnect_live_through_reloads(
     start: Start, engine: str, scheduling: str
 ) -> None:
     """No close, no reset, no `Connection: close`: there are as many connections as clients."""
-    instance = start(HELLO, config=CONFIG.format(scheduling))
+    instance = start(HELLO, config=SCHEDULED.format(scheduling))
     with instance.under_load(close=False, clients=16) as load, reloading(instance) as reloads:
         wait_until(lambda: len(reloads) >= 5, "five reloads")
     assert load.requests > 500
@@ -67,7 +64,7 @@ def test_connections_of_every_kind_of_socket_move(
         if scheduling == "reuseport":
             pytest.skip("Unix sockets have no SO_REUSEPORT")
         listen = str(tmp_path / "sock")
-    instance = start(HELLO, "--listen", listen, config=CONFIG.format(scheduling))
+    instance = start(HELLO, "--listen", listen, config=SCHEDULED.format(scheduling))
     with instance.under_load(close=False, clients=8) as load, reloading(instance) as reloads:
         wait_until(lambda: len(reloads) >= 3, "three reloads")
     assert load.lost == 0, load.errors
@@ -77,7 +74,7 @@ def test_connections_of_every_kind_of_socket_move(
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_idle_connections_move_at_once(start: Start, engine: str, scheduling: str) -> None:
     """The worker that leaves does not wait for their next request; nor do they end."""
-    instance = start(HELLO, config=CONFIG.format(scheduling))
+    instance = start(HELLO, config=SCHEDULED.format(scheduling))
     with ExitStack() as stack:
         clients = [stack.enter_context(connection(instance.address)) for _ in range(32)]
         before = {client.fetch().text.split()[1] for client in clients}
@@ -95,7 +92,7 @@ def test_idle_connections_move_at_once(start: Start, engine: str, scheduling: st
 
 def test_a_connection_that_has_had_no_request_moves(start: Start) -> None:
     """It may be of a browser that connects ahead."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with dial(instance.address) as early:
         wait_until(lambda: open_in(instance) == 1, "it is open")
         assert instance.reload().returncode == 0
@@ -106,7 +103,7 @@ def test_a_connection_that_has_had_no_request_moves(start: Start) -> None:
 
 def test_half_a_request_moves(start: Start, engine: str) -> None:
     """The worker that leaves gives what it has read along."""
-    instance = start(SLOW, config=CONFIG.format("round-robin"))
+    instance = start(SLOW, config=SCHEDULED.format("round-robin"))
     with dial(instance.address) as client:
         client.sendall(b"GET /x HTTP/1.1\r\nHo")
         wait_until(lambda: open_in(instance) == 1, "it is open")
@@ -121,7 +118,7 @@ def test_half_a_request_moves(start: Start, engine: str) -> None:
 
 def test_a_request_under_way_is_answered_first(start: Start, tmp_path: Path, engine: str) -> None:
     """Then its connection moves, and the next request is answered by a new worker."""
-    instance = start(SLOW, config=CONFIG.format("round-robin"))
+    instance = start(SLOW, config=SCHEDULED.format("round-robin"))
     with dial(instance.address) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
         wait_until((tmp_path / "begun").exists, "the request has begun")
@@ -146,7 +143,7 @@ def test_pipelined_requests_are_answered_in_order_and_then_move(
     start: Start, tmp_path: Path, engine: str, count: int
 ) -> None:
     """They do not move before, as where one ends and the next begins is the engine's secret."""
-    instance = start(SLOW, config=CONFIG.format("round-robin"))
+    instance = start(SLOW, config=SCHEDULED.format("round-robin"))
     with dial(instance.address) as client, client.makefile("rb") as answers:
         request = b"POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n"
         client.sendall(b"".join(request % n + b"x" * n for n in range(count)))
@@ -174,7 +171,7 @@ def test_pipelined_requests_are_answered_in_order_and_then_move(
 
 def test_connections_move_when_the_cluster_shrinks(start: Start, engine: str) -> None:
     """Those of the slot that goes are served by the slot that stays."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with instance.under_load(close=False, clients=8) as load:
         for workers in ("1", "3", "1"):
             assert sdcluster("scale", instance.name, workers).returncode == 0
@@ -189,7 +186,7 @@ def test_connections_move_when_the_cluster_shrinks(start: Start, engine: str) ->
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_connections_move_when_a_worker_is_recycled(start: Start, scheduling: str) -> None:
     """Again and again, for `max_requests`."""
-    instance = start(HELLO, config=CONFIG.format(scheduling) + "max_requests = 500\n")
+    instance = start(HELLO, config=SCHEDULED.format(scheduling) + "max_requests = 500\n")
     with instance.under_load(close=False, clients=8) as load:
         wait_until(lambda: instance.log().count(" is retired: ") >= 6, "six are recycled")
     assert load.lost == 0, load.errors
@@ -198,7 +195,7 @@ def test_connections_move_when_a_worker_is_recycled(start: Start, scheduling: st
 
 def test_a_handed_over_connection_that_stays_idle_ends_in_time(start: Start) -> None:
     """The keep-alive time-out goes on in the new worker: nobody holds a connection for ever."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with connection(instance.address) as client:
         client.fetch()
         assert instance.reload().returncode == 0
@@ -210,7 +207,7 @@ def test_a_handed_over_connection_that_stays_idle_ends_in_time(start: Start) -> 
 
 def test_a_stop_tells_kept_alive_clients(start: Start) -> None:
     """There is nobody to hand them to: each gets its answer, and is told that it is the last."""
-    instance = start(SLOW, config=CONFIG.format("round-robin"))
+    instance = start(SLOW, config=SCHEDULED.format("round-robin"))
     client = Connection(instance.address)
     client.connect()
     client.fetch()
@@ -223,7 +220,7 @@ def test_a_stop_tells_kept_alive_clients(start: Start) -> None:
 
 def test_nobody_hears_of_a_client_that_has_gone(start: Start) -> None:
     """Its connection may be on its way at that moment."""
-    instance = start(HELLO, config=CONFIG.format("round-robin"))
+    instance = start(HELLO, config=SCHEDULED.format("round-robin"))
     with reloading(instance) as reloads:
         while len(reloads) < 3:
             with connection(instance.address) as client:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import HELLO, Start
 from instance import Instance, wait_until
-from processes import is_stopped
+from processes import stop
 from web import Answer, fetch
 
 BLOCKS = """
@@ -141,8 +141,7 @@ def test_a_stopped_worker_is_killed(start: Start, scheduling: str) -> None:
     instance = start(HELLO, config=config)
     victim = serving(instance)[0]
     with instance.under_load(close=True) as load:
-        kill(victim, signal.SIGSTOP)
-        wait_until(lambda: is_stopped(victim), "the worker is stopped")
+        stop(victim)
         exit_ = hung(instance)
     assert exit_["slot"] == 0
     log = instance.log()

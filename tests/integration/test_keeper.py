@@ -8,9 +8,9 @@ from os import kill
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULINGS, Start
 from instance import Instance, wait_until
-from processes import is_running, is_stopped
+from processes import is_running, stop
 from web import connection, fetch
 
 CONFIG = 'app = "app:app"\nworkers = 2\n'
@@ -152,8 +152,7 @@ def test_stop_does_not_wait_for_a_keeper_that_is_stuck(start: Start) -> None:
     """The master ends it."""
     instance = start(HELLO, config=CONFIG)
     for pid in wait_keepers(instance, 2):
-        kill(pid, signal.SIGSTOP)
-        wait_until(lambda: is_stopped(pid), "it is stopped")
+        stop(pid)
     began = time.monotonic()
     assert instance.stop() == 0
     assert time.monotonic() - began < 5
@@ -202,8 +201,7 @@ def test_worker_that_dies_after_its_keeper_is_replaced_at_once(start: Start) -> 
     instance = start(HELLO, config=CONFIG.replace("2", "1"))
     (old,) = instance.worker_pids()
     keeper = keeper_of(instance, old)
-    kill(old, signal.SIGSTOP)  # So that it does not find out.
-    wait_until(lambda: is_stopped(old), "it is stopped")
+    stop(old)  # So that it does not find out.
     kill(keeper, signal.SIGKILL)
     wait_until(lambda: not is_running(keeper), "its keeper is dead")
     kill(old, signal.SIGKILL)
@@ -219,8 +217,7 @@ def test_keeper_that_is_stuck_holds_nothing_up(start: Start) -> None:
     keeper = keeper_of(instance, old)
     with connection(instance.address) as client:
         client.fetch()
-        kill(keeper, signal.SIGSTOP)
-        wait_until(lambda: is_stopped(keeper), "it is stopped")
+        stop(keeper)
         began = time.monotonic()
         kill(old, signal.SIGKILL)
         assert int(fetch(instance.address).text.split()[1]) != old
@@ -265,7 +262,7 @@ def test_command_has_no_keeper(start: Start) -> None:
     assert keepers(instance) == []
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_clients_do_not_notice_that_a_worker_dies(start: Start, scheduling: str) -> None:
     """Their connections live on, and what they have asked for is answered by another."""
     instance = start(HELLO, config=CONFIG + f'scheduling = "{scheduling}"\n')

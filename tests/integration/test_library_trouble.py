@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import Play
 from instance import wait_until
-from processes import descriptors, is_stopped
+from processes import descriptors, stop
 from web import dial, fetch, fetch_many
 
 both = pytest.mark.parametrize("scheduling", ["round-robin", "shared"])
@@ -323,8 +323,7 @@ else:
     address = program.web()
     program.wait_event("listening", 2)
     pids = dict(line.split() for line in program.lines("pid"))
-    os.kill(int(pids["1"]), signal.SIGSTOP)
-    wait_until(lambda: is_stopped(int(pids["1"])), "a worker that is stopped")
+    stop(int(pids["1"]))
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(address)) for _ in range(10)]
         for client in clients:

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULINGS, Start
 from web import backlog, connection, dial, fetch, fetch_many, slots
 
-SCHEDULING = ["round-robin", "shared", "reuseport"]
 ACTIVATOR = shutil.which("systemd-socket-activate")
 
 GATED = """
@@ -92,7 +91,7 @@ def test_several_activated_sockets_are_served(start: Start, tmp_path: Path) -> N
 # Passed by a launcher of the tests' own.
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_passed_socket_is_served_by_all_workers(start: Start, scheduling: str) -> None:
     """In each scheduling every worker gets connections of the one socket passed."""
     with tcp() as listener:
@@ -148,7 +147,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_passed_socket_keeps_its_options_and_backlog(start: Start, scheduling: str) -> None:
     """Serving, reloading and stopping change nothing of a socket that was passed."""
     with tcp(backlog=7) as listener:
@@ -164,7 +163,7 @@ def test_passed_socket_keeps_its_options_and_backlog(start: Start, scheduling: s
         assert backlog(listener) == (0, 7)
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_connection_made_while_the_service_is_down_is_answered_later(
     start: Start, scheduling: str
 ) -> None:
@@ -203,7 +202,7 @@ def test_configured_address_may_be_the_one_passed(start: Start) -> None:
 # Bound by the master.
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_port_0_is_one_port_for_all_workers(start: Start, scheduling: str) -> None:
     """With port 0 the kernel chooses, the choice is printed, and every slot has it."""
     instance = start(HELLO, "--workers", "3", "--scheduling", scheduling)
@@ -253,7 +252,7 @@ def test_port_is_free_once_the_master_has_ended(start: Start) -> None:
 # Limits.
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_connections_beyond_the_limit_wait_and_are_answered(
     start: Start, tmp_path: Path, scheduling: str
 ) -> None:
@@ -274,7 +273,7 @@ def test_connections_beyond_the_limit_wait_and_are_answered(
         assert [one.result().status for one in answers] == [200] * 12
 
 
-@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_room_is_used_as_soon_as_it_is_there(start: Start, tmp_path: Path, scheduling: str) -> None:
     """With max_connections = 1 forty requests, one by one, wait for no heartbeat or timer."""
     config = 'app = "app:app"\nworkers = 1\nmax_connections = 1\n'

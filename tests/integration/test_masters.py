@@ -8,9 +8,9 @@ from os import kill
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULINGS, Start
 from instance import Instance, wait_until
-from processes import cpu_s, is_stopped, memory_mb, wakeups
+from processes import cpu_s, memory_mb, stop, wakeups
 from web import Answer, connection, fetch
 
 SLOW = """
@@ -37,7 +37,7 @@ def slow_request(instance: Instance, folder: Path) -> "Future[Answer]":
     return future
 
 
-@pytest.mark.parametrize("scheduling", ["round-robin", "shared", "reuseport"])
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_workers_drain_and_exit_when_the_master_is_killed(
     start: Start, tmp_path: Path, scheduling: str
 ) -> None:
@@ -83,8 +83,7 @@ def test_a_stopped_master_that_goes_on_breaks_nothing(start: Start) -> None:
     instance = start(HELLO, config='app = "app:app"\nworkers = 2\nheartbeat_timeout_s = 0.5\n')
     before = instance.worker_pids()
     with instance.under_load(close=True) as load:
-        kill(instance.pid, signal.SIGSTOP)
-        wait_until(lambda: is_stopped(instance.pid), "the master is stopped")
+        stop(instance.pid)
         since = time.monotonic()
         wait_until(lambda: time.monotonic() > since + 1.5, "some time")
         kill(instance.pid, signal.SIGCONT)
@@ -98,8 +97,7 @@ def test_a_stopped_master_that_goes_on_breaks_nothing(start: Start) -> None:
 def test_what_happened_while_the_master_was_stopped_is_made_up_for(start: Start) -> None:
     """Workers and mold die while the master is stopped: all are replaced when it goes on."""
     instance = start(HELLO, "--workers", "3")
-    kill(instance.pid, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(instance.pid), "the master is stopped")
+    stop(instance.pid)
     children = Path(f"/proc/{instance.pid}/task/{instance.pid}/children").read_text().split()
     for pid in children:
         kill(int(pid), signal.SIGKILL)

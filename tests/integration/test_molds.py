@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import HELLO, Start
 from instance import Instance, sdcluster, wait_until
-from processes import descriptors, is_running, is_stopped
+from processes import descriptors, is_running, stop
 from web import fetch
 
 VERSION = """
@@ -128,8 +128,7 @@ def test_a_stopped_mold_does_not_hinder_a_reload(start: Start, tmp_path: Path) -
     instance = start(version(1), "--workers", "2")
     (mold,) = instance.mold_pids()
     with instance.under_load(close=True) as load:
-        kill(mold, signal.SIGSTOP)
-        wait_until(lambda: is_stopped(mold), "the mold is stopped")
+        stop(mold)
         (tmp_path / "app.py").write_text(version(2))
         done = instance.reload()
     assert done.returncode == 0, done.stderr
@@ -143,8 +142,7 @@ def test_a_stopped_mold_that_is_to_fork_is_replaced(start: Start) -> None:
     config = 'app = "app:app"\nworkers = 2\nready_timeout_s = 2\n'
     instance = start(HELLO, config=config)
     (mold,) = instance.mold_pids()
-    kill(mold, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(mold), "the mold is stopped")
+    stop(mold)
     kill(instance.worker_pids()[0], signal.SIGKILL)
     instance.wait_log("generation 2 serves")
     instance.wait_status(lambda status: status["ready"] == 2)
@@ -325,8 +323,7 @@ workers = 1
 def scale_without_a_mold(instance: Instance) -> int:
     """Stop the mold, have the master want `MANY` workers, and return the mold's pid."""
     (mold,) = instance.mold_pids()
-    kill(mold, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(mold), "the mold is stopped")
+    stop(mold)
     assert sdcluster("scale", instance.name, str(MANY)).returncode == 0
     return mold
 

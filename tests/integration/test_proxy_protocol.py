@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from conftest import Start
+from conftest import SCHEDULINGS, Start
 from control import reloading
 from instance import Instance, wait_until
-from routed import SCHEDULINGS
 from web import Answer, Connection, dial, fetch, is_read
 
 from sdcluster.wire.rendezvous import owner

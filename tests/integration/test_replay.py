@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from instance import Instance, wait_until
-from processes import is_stopped
+from processes import stop
 from web import dial
 
 CONFIG = 'app = "app:app"\nworkers = 2\n'
@@ -127,8 +127,7 @@ def test_request_that_the_app_has_not_seen_is_served_whatever_dies(
     (pid,) = instance.worker_pids()
     clients = [dial(instance.address) for _ in range(1 + count)]
     wait_until(lambda: _connections(instance) == len(clients), "all have come")
-    kill(pid, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(pid), "it is stopped")
+    stop(pid)
     clients[0].sendall(request("GET", "hangs"))
     for client in clients[1:]:
         client.sendall(request("POST", "", body=b"all of it"))

@@ -7,13 +7,12 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from conftest import HELLO, Start
+from conftest import HELLO, SCHEDULED, Start
 from instance import Instance, wait_until
-from processes import is_stopped
+from processes import stop
 from web import Connection, connection
 
 CLIENTS = 64
-CONFIG = 'app = "app:app"\nworkers = 2\nscheduling = "{}"\nreload_probation_s = 0.05\n'
 
 UNLIKE = """
 import asyncio
@@ -54,7 +53,7 @@ def open_many(stack: ExitStack, instance: Instance, count: int) -> list[Connecti
 @pytest.mark.parametrize("policy", ["round-robin", "least-connections"])
 def test_workers_get_connections_by_their_weight(start: Start, policy: str) -> None:
     """Three times the weight is three times the connections."""
-    instance = start(HELLO, config=CONFIG.format(policy) + "weights = [3, 1]\n")
+    instance = start(HELLO, config=SCHEDULED.format(policy) + "weights = [3, 1]\n")
     with ExitStack() as stack:
         open_many(stack, instance, 40)
         assert spread(instance) == [30, 10]
@@ -62,7 +61,7 @@ def test_workers_get_connections_by_their_weight(start: Start, policy: str) -> N
 
 def test_worker_with_the_fewest_connections_gets_the_next(start: Start) -> None:
     """One that others have left is filled up first."""
-    instance = start(HELLO, config=CONFIG.format("least-connections"))
+    instance = start(HELLO, config=SCHEDULED.format("least-connections"))
     with ExitStack() as stack:
         clients = open_many(stack, instance, 20)
         assert spread(instance) == [10, 10]
@@ -78,7 +77,7 @@ def test_worker_that_is_slow_gets_less(start: Start) -> None:
     """And is not forgotten: it would not be seen that it is well again."""
     shares = {}
     for policy in ("round-robin", "least-latency"):
-        instance = start(UNLIKE, config=CONFIG.format(policy))
+        instance = start(UNLIKE, config=SCHEDULED.format(policy))
         with instance.under_load(close=True, clients=16) as load:
             wait_until(partial(_is_warm, instance), "600 answers")
         assert load.lost == 0, load.errors
@@ -95,7 +94,7 @@ def test_connections_of_a_small_cluster_are_shared_when_it_grows(
     start: Start, scheduling: str
 ) -> None:
     """All are at one worker; under load half of them go to the new one, and nothing is lost."""
-    config = CONFIG.format(scheduling).replace("workers = 2", "workers = 1")
+    config = SCHEDULED.format(scheduling).replace("workers = 2", "workers = 1")
     instance = start(HELLO, config=config + "rebalance = true\n")
     with instance.under_load(close=False, clients=CLIENTS) as load:
         wait_until(lambda: spread(instance) == [CLIENTS], "all are there")
@@ -112,11 +111,10 @@ def is_even(counts: list[int]) -> bool:
 
 def test_idle_connections_that_have_piled_up_are_shared(start: Start) -> None:
     """One worker was stopped when they came; each client goes on with the connection it has."""
-    instance = start(HELLO, config=CONFIG.format("shared") + "rebalance = true\n")
+    instance = start(HELLO, config=SCHEDULED.format("shared") + "rebalance = true\n")
     pids = {one["slot"]: one["pid"] for one in instance.status()["workers"]}
     with ExitStack() as stack:
-        os.kill(pids[1], signal.SIGSTOP)
-        wait_until(lambda: is_stopped(pids[1]), "it is stopped")
+        stop(pids[1])
         clients = [stack.enter_context(connection(instance.address)) for _ in range(CLIENTS)]
         assert {slot_of(client) for client in clients} == {0}
         assert spread(instance)[1] == 0
@@ -130,7 +128,7 @@ def test_idle_connections_that_have_piled_up_are_shared(start: Start) -> None:
 
 def test_connections_come_to_rest(start: Start) -> None:
     """Once they are shared none moves any more."""
-    config = CONFIG.format("shared").replace("workers = 2", "workers = 1")
+    config = SCHEDULED.format("shared").replace("workers = 2", "workers = 1")
     instance = start(HELLO, config=config + "rebalance = true\n")
     with ExitStack() as stack:
         clients = open_many(stack, instance, CLIENTS)

@@ -5,9 +5,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from conftest import Start
+from conftest import SCHEDULINGS, Start
 from instance import Instance, wait_until
-from routed import APP, CONFIG, SCHEDULINGS, replace_one, slot_of
+from routed import APP, CONFIG, replace_one, slot_of
 from web import connection, fetch
 
 from sdcluster.wire.rendezvous import owner

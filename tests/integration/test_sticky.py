@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import Start
+from conftest import SCHEDULINGS, Start
 from control import reloading
 from instance import wait_until
-from routed import APP, CONFIG, SCHEDULINGS, cookie, cookies, replace_one, slot_of, with_cookie
+from routed import APP, CONFIG, cookie, cookies, replace_one, slot_of, with_cookie
 from web import connection, dial, fetch, is_read
 
 from sdcluster.wire.rendezvous import owner
