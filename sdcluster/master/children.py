@@ -21,16 +21,15 @@ from sdcluster.loops import EventLoop
 from sdcluster.master import health
 from sdcluster.master.channels import SENSELESS, Kept, Passage, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
-from sdcluster.master.molds import Mold, send_signal
+from sdcluster.master.keepers import Keepers
+from sdcluster.master.molds import Mold
 from sdcluster.master.readiness import NotifySocket
-from sdcluster.master.recovery import Recovery, Summary
+from sdcluster.master.recovery import Summary
 from sdcluster.master.workers import WorkerProcess, exit_text, is_child
 from sdcluster.runtime import directory
 from sdcluster.wire import frames
 from sdcluster.wire.notify import Notification
 
-MAX_OFFENCES = 8
-"""Frames that break the protocol, after which a worker is not listened to any more."""
 FRAMES_PER_TURN = 32
 MAX_LAST_FRAMES = 1024
 """The last words of a worker that is dead: more than a channel holds."""
@@ -74,18 +73,19 @@ class Children:
         self._on_room = on_room
         self._on_gone = on_gone
         self._on_passage = on_passage
-        self._on_recovered = on_recovered
-        self._is_ours = is_ours
         self._spare_others = spare_others
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}
         self._early_exits: dict[int, int] = {}
         self._to_abort: deque[WorkerProcess] = deque()
         self._sessions: set[int] = set()
-        self._recoveries: dict[int, Recovery] = {}
-        """By worker."""
-        self._keepers: dict[int, WorkerProcess] = {}
-        """Those whose keeper is still to be collected, by its pid."""
+        self._keepers = Keepers(
+            loop,
+            is_ours=is_ours,
+            is_other=self._is_known,
+            on_passage=on_passage,
+            on_recovered=on_recovered,
+        )
         self._slots = 0
 
     # Molds.
@@ -339,7 +339,7 @@ class Children:
 
     def _kept(self, process: WorkerProcess, kept: Kept) -> None:
         """Take what the keeper of a worker sends, which is dead then."""
-        recovery = self._recovery(process) if process.is_dead() else None
+        recovery = self._keepers.recovery(process) if process.is_dead() else None
         if recovery is not None:
             recovery.take(kept)
         else:
@@ -351,7 +351,7 @@ class Children:
         self._loop.remove(source.fileno())
 
         def resume() -> None:
-            if process.id in self.workers and process.offences < MAX_OFFENCES:
+            if process.id in self.workers and process.is_heard:
                 self._loop.add(source.fileno(), lambda: self._read_worker(process))
 
         self._loop.call_later(EXHAUSTED_RETRY_S, resume)
@@ -372,7 +372,7 @@ class Children:
                 process.about(),
             )
             self._report(ev.WorkerOffended(WorkerId(process.id), reason))
-        elif process.offences == MAX_OFFENCES:
+        elif not process.is_heard:
             for source in process.sources():
                 self._loop.remove(source.fileno())
 
@@ -449,7 +449,7 @@ class Children:
         self._read_worker(process, most=MAX_LAST_FRAMES)
         if process.id not in self.workers:
             return
-        recovery = self._recovery(process)
+        recovery = self._keepers.recovery(process)
         del self.workers[process.id]
         # Not before it was heard to the end: what it has handed over may have gone back to it.
         self._on_gone(process, process.channel.untaken())
@@ -459,46 +459,8 @@ class Children:
         self._report(ev.WorkerExited(WorkerId(process.id), status))
         self._was_aborted(process)  # After what is said of it: the next one writes its stacks now.
 
-    def _recovery(self, process: WorkerProcess) -> Recovery | None:
-        """Return the recovery of what a dead worker's keeper has; None when it had none."""
-        if process.id in self._recoveries:
-            return self._recoveries[process.id]
-        if not process.keeper or process.offences >= MAX_OFFENCES:
-            return None
-        if not is_child(process.keeper) or self._is_known(process.keeper):
-            return None  # It would be ours by now, as all that a dead worker leaves.
-        self._keepers[process.keeper] = process
-        return self._new_recovery(process)
-
-    def _new_recovery(self, process: WorkerProcess) -> Recovery:
-        def kill_keeper() -> None:
-            if process.keeper:
-                send_signal(process.keeper, signal.SIGKILL)
-
-        def end(summary: Summary) -> None:
-            del self._recoveries[process.id]
-            self._on_recovered(process, summary)
-
-        recovery = Recovery(
-            self._loop,
-            process.channel,
-            is_ours=self._is_ours,
-            on_passage=self._on_passage,
-            on_late=kill_keeper,
-            on_end=end,
-        )
-        self._recoveries[process.id] = recovery
-        return recovery
-
-    def _keeper_gone(self, process: WorkerProcess) -> None:
-        """Take what a keeper has sent before it ended."""
-        process.keeper = 0  # The pid may be somebody else's from now on.
-        recovery = self._recoveries.get(process.id)
-        if recovery is not None:
-            recovery.keeper_is_gone()
-
     def _release(self, process: WorkerProcess, *, but_channel: bool = False) -> None:
-        if process.offences < MAX_OFFENCES:
+        if process.is_heard:
             for source in process.sources():
                 self._loop.remove(source.fileno())
         process.close(but_channel=but_channel)
@@ -545,16 +507,8 @@ class Children:
             if mold.pid == pid:
                 self._mold_gone(mold, exit_text(status))
                 return
-        kept = self._keepers.pop(pid, None)
-        if kept is not None:
-            self._keeper_gone(kept)
+        if self._keepers.was_collected(pid, self.workers.values()):
             return
-        for worker in self.workers.values():
-            if worker.keeper == pid and worker.offences < MAX_OFFENCES:
-                # It is ours, so the worker has ended: some of its threads may not have quite.
-                self._new_recovery(worker)
-                self._keeper_gone(worker)
-                return
         # An orphan of the app's, adopted as subreaper; or a worker that is not reported yet.
         if self._awaits_report():
             if len(self._early_exits) >= MAX_EARLY_EXITS:
@@ -566,13 +520,7 @@ class Children:
 
     def close(self) -> None:
         """End the molds that are left, and all recoveries."""
-        for recovery in self._recoveries.values():
-            recovery.close()
-        self._recoveries.clear()
-        for pid in self._keepers:
-            if is_child(pid):
-                send_signal(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        self._keepers.close()
         for mold in [*self._molds.values(), *self._leaving.values()]:
             mold.kill(signal.SIGKILL)
             os.waitpid(mold.pid, 0)

@@ -136,7 +136,7 @@ class Chronicle:
                 f"{summary.again} go on with their request sent again, {summary.closed} are closed"
             )
             if summary.lost:
-                text += f"; {summary.lost} have ended with it, as its keeper was dead before"
+                text += f"; {summary.lost} have ended with it, not given away by its keeper"
             self._journal.write(EventKind.CONNECTIONS_KEPT, text, process.about())
 
     def messages_are_dropped(self, worker: int) -> None:

@@ -47,7 +47,7 @@ class Summary:
     again: int = 0
     closed: int = 0
     lost: int = 0
-    """Those that ended with the worker, as its keeper was dead before it had given them."""
+    """Those that ended with the worker: its keeper has not given them away."""
 
     def __bool__(self) -> bool:
         return bool(self.idle or self.again or self.closed or self.lost)

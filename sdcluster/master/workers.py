@@ -12,6 +12,8 @@ from sdcluster.master.molds import Mold, send_signal
 from sdcluster.master.readiness import NotifySocket
 from sdcluster.wire.scoreboard import Field
 
+MAX_OFFENCES = 8
+"""Frames that break the protocol, after which a worker is not listened to any more."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -59,6 +61,11 @@ class WorkerProcess:
     def is_command(self) -> bool:
         """Whether it is a program of the user's choice that accepts by itself."""
         return self.notify_socket is not None
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what it sends is still read."""
+        return self.offences < MAX_OFFENCES
 
     def is_dead(self) -> bool:
         """Tell whether it has ended, also when SIGCHLD is still to be heard."""

@@ -214,7 +214,7 @@ def test_worker_and_keeper_are_killed_at_once(start: Start) -> None:
             kill(keeper, signal.SIGKILL)
             kill(worker, signal.SIGKILL)
             replaced(instance, worker)
-    told = re.findall(r"; (\d+) have ended with it, as its keeper was dead before", instance.log())
+    told = re.findall(r"; (\d+) have ended with it, not given away by its keeper", instance.log())
     assert sum(map(int, told)) == lost
     assert load.requests > 500
     assert load.lost <= lost

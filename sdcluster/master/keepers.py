@@ -1,0 +1,101 @@
+"""The keepers of the workers that have died, and the recovery of what each of them holds.
+
+A keeper is its worker's child, and ours when that has ended. Which of the two ends is seen first is
+not known: a worker whose threads are about to end may be seen after a keeper that was killed.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable
+
+from sdcluster.loops import EventLoop
+from sdcluster.master.channels import Passage
+from sdcluster.master.molds import send_signal
+from sdcluster.master.recovery import Recovery, Summary
+from sdcluster.master.workers import WorkerProcess, is_child
+
+
+class Keepers:
+    """Those that hold something, or are to be collected."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        *,
+        is_ours: Callable[[socket.socket], bool],
+        is_other: Callable[[int], bool],
+        on_passage: Callable[[Passage], None],
+        on_recovered: Callable[[WorkerProcess, Summary], None],
+    ) -> None:
+        """`is_other` tells whether a pid is that of a child which is no keeper, whatever is said.
+
+        For the others see `Recovery`.
+        """
+        self._loop = loop
+        self._is_ours = is_ours
+        self._is_other = is_other
+        self._on_passage = on_passage
+        self._on_recovered = on_recovered
+        self._recoveries: dict[int, Recovery] = {}
+        """By worker."""
+        self._uncollected: dict[int, WorkerProcess] = {}
+        """By the keeper's pid."""
+
+    def recovery(self, process: WorkerProcess) -> Recovery | None:
+        """Return the recovery of what a dead worker's keeper has; None when it has none."""
+        if process.id in self._recoveries:
+            return self._recoveries[process.id]
+        if not process.keeper or not process.is_heard:
+            return None
+        if not is_child(process.keeper) or self._is_other(process.keeper):
+            return None  # It would be ours by now, as all that a dead worker leaves.
+        self._uncollected[process.keeper] = process
+        return self._new_recovery(process)
+
+    def _new_recovery(self, process: WorkerProcess) -> Recovery:
+        def kill_keeper() -> None:
+            if process.keeper:
+                send_signal(process.keeper, signal.SIGKILL)
+
+        def end(summary: Summary) -> None:
+            del self._recoveries[process.id]
+            self._on_recovered(process, summary)
+
+        recovery = Recovery(
+            self._loop,
+            process.channel,
+            is_ours=self._is_ours,
+            on_passage=self._on_passage,
+            on_late=kill_keeper,
+            on_end=end,
+        )
+        self._recoveries[process.id] = recovery
+        return recovery
+
+    def was_collected(self, pid: int, workers: Iterable[WorkerProcess]) -> bool:
+        """Take note of a child's end, if it is a keeper: of one of these workers, or a dead one's.
+
+        What it has sent before is taken.
+        """
+        process = self._uncollected.pop(pid, None)
+        if process is None:
+            process = next((one for one in workers if one.keeper == pid), None)
+            if process is None:
+                return False
+            if process.is_heard:
+                self._new_recovery(process)  # The worker has ended: else its keeper were not ours.
+        process.keeper = 0  # The pid may be somebody else's from now on.
+        if process.id in self._recoveries:
+            self._recoveries[process.id].keeper_is_gone()
+        return True
+
+    def close(self) -> None:
+        """End all recoveries, and the keepers with them."""
+        for recovery in self._recoveries.values():
+            recovery.close()
+        self._recoveries.clear()
+        for pid in self._uncollected:
+            send_signal(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._uncollected.clear()
