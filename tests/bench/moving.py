@@ -1,20 +1,21 @@
 """What it costs that connections can move: the ledger, by request, and a hand-off.
 
 The ledger is what a request costs a worker more than one of uvicorn's own, with the same loop and
-parser: the gate is in it as well. A hand-off is what a request takes longer whose connection has to
-go to the other worker, on one connection whose requests go to and fro.
+parser: the gate is in it as well. Both run, and are loaded in turns. A hand-off is what a request
+takes longer whose connection has to go to the other worker, on one connection whose requests go to
+and fro.
 """
 
-import os
 import socket
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import wrk
 from instances import ANSWER_TIMEOUT_S, Instance, ServerFailed, ask_again, running
 from measures import WORKERS, Sample
 from options import Effort
+from processes import cpu_ns
 from report import Table
 from results import Results
 from servers import SERVERS, sdcluster
@@ -23,39 +24,38 @@ MEASURE = "moving"
 OURS = "sdcluster shared"
 PEER = "uvicorn"
 KEYS = [f"key-{number}" for number in range(32)]
+PAIRS = 5
+"""Loads of a second for each of the two, in turns, for each second that a load is to take."""
 SLICE = 50
 """Requests that follow each other and stay, or move."""
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def moves(effort: Effort) -> Mapping[str, Sample]:
     """Microseconds of a request: of processor time, and of a client that waits for it."""
-    found: dict[str, Sample] = {}
-    for server in SERVERS:
-        if server.name in (OURS, PEER):
-            with running(server, workers=WORKERS) as instance:
-                found[server.name] = Sample({"cpu us": _cpu_us(instance, effort)})
+    ours, peer = (one for name in (OURS, PEER) for one in SERVERS if one.name == name)
+    with running(ours, workers=WORKERS) as first, running(peer, workers=WORKERS) as second:
+        costs = _cpu_us((first, second), effort)
+    found = dict(zip((OURS, PEER), (Sample({"cpu us": one}) for one in costs), strict=True))
     with running(sdcluster("round-robin", config="sharded.toml"), workers=WORKERS) as instance:
         found[OURS].figures |= _hand_off(instance.launch.port, effort)
     return found
 
 
-def _cpu_us(instance: Instance, effort: Effort) -> float:
-    """Return the processor time of a kept-alive request, in all processes of a server."""
-    wrk.rate(f"{instance.url}/", seconds=1, close=False)
-    before = _cpu_s(instance)
-    rate = wrk.rate(f"{instance.url}/", seconds=effort.load_s, close=False)
-    return (_cpu_s(instance) - before) / (rate.per_s * effort.load_s) * 1e6
+def _cpu_us(instances: Sequence[Instance], effort: Effort) -> list[float]:
+    """Return the processor time of a kept-alive request, in all processes of each server."""
+    times: list[list[float]] = [[] for _ in instances]
+    for instance in instances:
+        wrk.rate(f"{instance.url}/", seconds=1, close=False)
+    for _ in range(PAIRS * effort.load_s):
+        for instance, of_it in zip(instances, times, strict=True):
+            before = _cpu_ns(instance)
+            rate = wrk.rate(f"{instance.url}/", seconds=1, close=False)
+            of_it.append((_cpu_ns(instance) - before) / rate.requests / 1e3)
+    return [statistics.median(of_it) for of_it in times]
 
 
-def _cpu_s(instance: Instance) -> float:
-    total = 0
-    for pid in instance.tree():
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / _TICKS_PER_S
+def _cpu_ns(instance: Instance) -> int:
+    return sum(cpu_ns(pid) for pid in instance.tree())
 
 
 def _hand_off(port: int, effort: Effort) -> dict[str, float]:

@@ -77,6 +77,12 @@ def wake_ups(pid: int) -> int:
     return sum(_field(task / "status", "voluntary_ctxt_switches:") for task in tasks)
 
 
+def cpu_ns(pid: int) -> int:
+    """Return the processor time of the threads that `pid` has, /proc/PID/task/TID/schedstat."""
+    tasks: Iterable[Path] = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
 def _field(path: Path, name: str) -> int:
     for line in path.read_text().splitlines():
         if line.startswith(name):
