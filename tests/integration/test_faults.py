@@ -107,7 +107,7 @@ def opened(instance: Instance, count: int) -> Iterator[list[Connection]]:
         yield clients
 
 
-def settle(instance: Instance) -> dict[str, int]:
+def settle(instance: Instance) -> list[tuple[str, int]]:
     """Wait until no process of before is left, and none opens or closes anything.
 
     Return how many descriptors each has. Each worker has served: libuv opens one more for the first
@@ -115,7 +115,7 @@ def settle(instance: Instance) -> dict[str, int]:
     """
     with opened(instance, 4):
         pass
-    readings: list[dict[str, int]] = []
+    readings: list[list[tuple[str, int]]] = []
 
     def is_so() -> bool:
         readings.append(all_descriptors(instance))
@@ -126,16 +126,16 @@ def settle(instance: Instance) -> dict[str, int]:
     return readings[-1]
 
 
-def all_descriptors(instance: Instance) -> dict[str, int]:
-    """Return how many descriptors each process has, by its title without the generation."""
-    found: dict[str, int] = {}
+def all_descriptors(instance: Instance) -> list[tuple[str, int]]:
+    """Return the title of each process, without the generation, and how many descriptors it has."""
+    found = []
     for pid in instance.processes():
         try:
             title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-            found[title.rpartition(" gen ")[0] or title] = len(descriptors(pid))
+            found.append((title.rpartition(" gen ")[0] or title, len(descriptors(pid))))
         except OSError:
             continue  # Gone since.
-    return found
+    return sorted(found)
 
 
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
