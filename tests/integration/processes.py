@@ -25,6 +25,12 @@ def stop(pid: int) -> None:
     wait_until(lambda: is_stopped(pid), f"process {pid} is stopped")
 
 
+def end(pid: int) -> None:
+    """End a process with SIGKILL, and wait until it has ended."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(pid), f"process {pid} has ended")
+
+
 def descriptors(pid: int) -> list[str]:
     """Return what each open descriptor of the process is: `socket:[123]`, or a path."""
     found = []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import HELLO, SCHEDULED, SCHEDULINGS, Start
 from instance import Instance, wait_until
-from processes import descriptors, is_running, is_stopped, stop
+from processes import descriptors, end, is_running, is_stopped, stop
 from web import Connection, connection, dial, fetch
 
 CLIENTS = 64
@@ -440,7 +440,8 @@ def test_everything_happens_at_once(start: Start) -> None:
         "worker stopped": lambda: stop(random.choice([*workers(instance).values()])),
         "mold killed": lambda: kill(instance.mold_pids()[-1], signal.SIGKILL),
         "reload": lambda: instance.begin_reload(),
-        "keeper killed": lambda: kill(random.choice(keepers_of_running(instance)), signal.SIGKILL),
+        # To the end: its worker could not do without when it were stopped next.
+        "keeper killed": lambda: end(random.choice(keepers_of_running(instance))),
     }
     with instance.under_load(close=False, clients=32) as load:
         for name in random.sample([*faults], len(faults)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import HELLO, SCHEDULINGS, Start
 from instance import Instance, wait_until
-from processes import is_running, stop
+from processes import end, is_running, stop
 from web import connection, fetch
 
 CONFIG = 'app = "app:app"\nworkers = 2\n'
@@ -202,8 +202,7 @@ def test_worker_that_dies_after_its_keeper_is_replaced_at_once(start: Start) -> 
     (old,) = instance.worker_pids()
     keeper = keeper_of(instance, old)
     stop(old)  # So that it does not find out.
-    kill(keeper, signal.SIGKILL)
-    wait_until(lambda: not is_running(keeper), "its keeper is dead")
+    end(keeper)
     kill(old, signal.SIGKILL)
     assert int(fetch(instance.address).text.split()[1]) != old
     assert "broke the protocol" not in instance.log()
