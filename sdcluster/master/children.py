@@ -82,7 +82,7 @@ class Children:
         self._keepers = Keepers(
             loop,
             is_ours=is_ours,
-            is_other=self._is_known,
+            is_no_keeper=self._is_known,
             on_passage=on_passage,
             on_recovered=on_recovered,
         )
@@ -344,7 +344,8 @@ class Children:
             recovery.take(kept)
         else:
             close_all(list(kept.fds))
-            self._offended(process, "it gives its connections away as if it were dead")
+            if not process.is_dead():  # Else it has not had the time to name its keeper.
+                self._offended(process, "it gives its connections away as if it were dead")
 
     def _pause_reading(self, process: WorkerProcess, source: WorkerChannel | NotifySocket) -> None:
         """Leave what a worker sends where it is: there are no descriptors for it."""
@@ -385,7 +386,7 @@ class Children:
             process.last_ping = now
         if notification.taken:
             self._on_room()
-        if notification.keeper and not self._is_known(notification.keeper):
+        if notification.keeper and not process.keeper and not self._is_known(notification.keeper):
             process.keeper = notification.keeper
         if notification.failed is not None:
             self._report(ev.WorkerFailed(worker, notification.failed))
@@ -507,7 +508,7 @@ class Children:
             if mold.pid == pid:
                 self._mold_gone(mold, exit_text(status))
                 return
-        if self._keepers.was_collected(pid, self.workers.values()):
+        if self._keepers.take_end(pid, self.workers.values()):
             return
         # An orphan of the app's, adopted as subreaper; or a worker that is not reported yet.
         if self._awaits_report():

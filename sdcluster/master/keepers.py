@@ -24,17 +24,17 @@ class Keepers:
         loop: EventLoop,
         *,
         is_ours: Callable[[socket.socket], bool],
-        is_other: Callable[[int], bool],
+        is_no_keeper: Callable[[int], bool],
         on_passage: Callable[[Passage], None],
         on_recovered: Callable[[WorkerProcess, Summary], None],
     ) -> None:
-        """`is_other` tells whether a pid is that of a child which is no keeper, whatever is said.
+        """`is_no_keeper` tells whether a pid is that of a child of another kind.
 
         For the others see `Recovery`.
         """
         self._loop = loop
         self._is_ours = is_ours
-        self._is_other = is_other
+        self._is_no_keeper = is_no_keeper
         self._on_passage = on_passage
         self._on_recovered = on_recovered
         self._recoveries: dict[int, Recovery] = {}
@@ -48,14 +48,14 @@ class Keepers:
             return self._recoveries[process.id]
         if not process.keeper or not process.is_heard:
             return None
-        if not is_child(process.keeper) or self._is_other(process.keeper):
+        if not is_child(process.keeper) or self._is_no_keeper(process.keeper):
             return None  # It would be ours by now, as all that a dead worker leaves.
         self._uncollected[process.keeper] = process
         return self._new_recovery(process)
 
     def _new_recovery(self, process: WorkerProcess) -> Recovery:
         def kill_keeper() -> None:
-            if process.keeper:
+            if is_child(process.keeper):
                 send_signal(process.keeper, signal.SIGKILL)
 
         def end(summary: Summary) -> None:
@@ -73,10 +73,10 @@ class Keepers:
         self._recoveries[process.id] = recovery
         return recovery
 
-    def was_collected(self, pid: int, workers: Iterable[WorkerProcess]) -> bool:
-        """Take note of a child's end, if it is a keeper: of one of these workers, or a dead one's.
+    def take_end(self, pid: int, workers: Iterable[WorkerProcess]) -> bool:
+        """Take what the keeper of a dead worker, or of one of these, has sent before its end.
 
-        What it has sent before is taken.
+        Return False when the child that was collected is no keeper.
         """
         process = self._uncollected.pop(pid, None)
         if process is None:
@@ -84,7 +84,8 @@ class Keepers:
             if process is None:
                 return False
             if process.is_heard:
-                self._new_recovery(process)  # The worker has ended: else its keeper were not ours.
+                # The worker has ended, if it has not lied: else its keeper were not our child.
+                self._new_recovery(process)
         process.keeper = 0  # The pid may be somebody else's from now on.
         if process.id in self._recoveries:
             self._recoveries[process.id].keeper_is_gone()
@@ -96,6 +97,7 @@ class Keepers:
             recovery.close()
         self._recoveries.clear()
         for pid in self._uncollected:
-            send_signal(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            if is_child(pid):
+                send_signal(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         self._uncollected.clear()

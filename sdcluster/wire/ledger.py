@@ -1,7 +1,7 @@
 """The ledger: what a worker knows of each of its connections, for when it dies.
 
-Shared memory (a memfd) of the worker and its keeper; the keeper gives it to the master, which reads
-it. A connection's number is that of its descriptor in the worker.
+Shared memory (a memfd) of the worker and its keeper; the keeper gives it to the master. Both only
+read it. A connection's number is that of its descriptor in the worker.
 
     bytes               what
     0-4095              the head: `Head`, a 64-bit word each
@@ -10,11 +10,12 @@ it. A connection's number is that of its descriptor in the worker.
     ENTRY_BYTES each    for each number: `Word`, a 64-bit word each, and who a proxy says it is
     `limit` each        for each number: what was read from it since its request began
 
-Nothing here is written by two processes. Each change is one word, and however many of them a worker
-gets through before it dies, what is there can be told from what the kernel has counted: see
-`core.recovery`.
+Only the worker writes, but for the first words of the head. Each change is one word, and however
+many of them it gets through before it dies, what is there can be told from what the kernel has
+counted: see `core.recovery`.
 """
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -139,6 +140,11 @@ class Entry:
     def is_begun(self) -> bool:
         """Whether the app is at work on the request."""
         return self.begun == self.in_base + 1
+
+
+def encode_head(layout: Layout) -> bytes:
+    """Return the words that the head of a ledger begins with."""
+    return struct.pack("=3Q", MAGIC, layout.capacity, layout.limit)
 
 
 def decode_head(data: bytes) -> tuple[Layout, bool]:

@@ -1,15 +1,23 @@
 """fork(2) apart from what Python does around it, for processes that do not go on with Python.
 
-What `os.fork` does in a child, once there and once in each child of that, writes to hundreds of
-pages of memory, which are copied; a process that only waits has them as well, for ever. The
+What `os.fork` does in a child writes to hundreds of pages of memory, which are copied; a process
+that only waits has these to itself for as long as it does. So it is done when it is needed. The
 functions are those of Python's C API, "Operating System Utilities".
 """
 
 import ctypes
 import os
 
-_libc = ctypes.PyDLL(None, use_errno=True)  # With the GIL, as `os.fork`.
-_fork = _libc.fork
+_fork = ctypes.PyDLL(None, use_errno=True).fork  # With the GIL, as `os.fork`.
+# Found here, as between the two that follow nothing more is to be made.
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+
+
+def begin() -> None:
+    """Do what comes before a fork, in a process that goes on with Python, or whose child does."""
+    _before_fork()
 
 
 def fork() -> int:
@@ -21,10 +29,11 @@ def fork() -> int:
     return pid
 
 
-def go_on() -> None:
-    """Do what Python does around a fork, in a child that goes on with it.
+def end_in_parent() -> None:
+    """Do what comes after a fork, in the process that has called `begin`, however it went."""
+    _after_fork_parent()
 
-    What comes before the fork as well: the process has one thread, so nothing has happened since.
-    """
-    ctypes.pythonapi.PyOS_BeforeFork()
-    ctypes.pythonapi.PyOS_AfterFork_Child()
+
+def end_in_child() -> None:
+    """Do what comes after a fork, in the child of a process that has called `begin`."""
+    _after_fork_child()

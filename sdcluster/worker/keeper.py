@@ -6,9 +6,9 @@ worker was forked, while that has one thread and little memory of its own, and i
 """
 
 import array
+import contextlib
 import ctypes
 import errno
-import gc
 import os
 import platform
 import select
@@ -92,18 +92,19 @@ class Keeping:
             self._label.show()
             while not self._watch.revents:
                 _poll(ctypes.byref(self._watch), 1, -1)
-            gc.disable()
             # The worker may have used up its descriptors: with the one that is closed we look at
             # what is there, and then at the ledger.
-            os.close(self._watch.fd)
+            with contextlib.suppress(OSError):  # The app has closed it.
+                os.close(self._watch.fd)
             numbers = sorted(map(int, os.listdir("/proc/self/fd")))
             ledger = Ledger(self._layout, ledger_fd)
             _pass_on(socket.socket(fileno=control_fd), ledger, _connections(ledger, numbers))
         except ConnectionError:
             pass  # The master is dead: there is nobody to give them to.
         except Exception as error:
+            who = f"{self._label.title} (pid {os.getpid()})"
             what = f"cannot give all connections to the master: {reason_of(error)}"
-            os.write(2, f"{self._label.title}: {what}\n".encode())
+            os.write(2, f"{who}: {what}\n".encode())
         finally:
             os._exit(0)
 

@@ -6,7 +6,6 @@ import resource
 
 from sdcluster.wire.channel import MAX_PROXIED_BYTES, Handoff
 from sdcluster.wire.ledger import (
-    MAGIC,
     MAX_CAPACITY,
     PAGE_BYTES,
     Head,
@@ -28,10 +27,15 @@ def layout_for(limit_bytes: int) -> Layout:
     return Layout(min(soft, MAX_CAPACITY) if soft > 0 else MAX_CAPACITY, limit_bytes)
 
 
-def memory(size_bytes: int) -> int:
-    """Return the descriptor of the memory for a ledger. Raises OSError."""
+def memory(size_bytes: int, head: bytes) -> int:
+    """Return the descriptor of memory for a ledger, which begins with `head`. Raises OSError."""
     fd = os.memfd_create("ledger", os.MFD_CLOEXEC)
-    os.ftruncate(fd, size_bytes)
+    try:
+        os.ftruncate(fd, size_bytes)
+        os.pwrite(fd, head, 0)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -53,9 +57,6 @@ class Ledger:
         """Where frames from the control channel are read into."""
         self.left: list[int] = []
         """Numbers of connections whose end was told; they are closed right after that."""
-        self.words[Head.MAGIC] = MAGIC
-        self.words[Head.CAPACITY] = layout.capacity
-        self.words[Head.LIMIT] = layout.limit
 
     def close(self) -> None:
         """Let go of it in this process; another that has it, has it on."""

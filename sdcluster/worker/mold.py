@@ -20,7 +20,7 @@ from sdcluster.errors import AppError, ProtocolError, reason_of
 from sdcluster.process import Label
 from sdcluster.wire import frames
 from sdcluster.worker import engine, forking, loader, logs, roles
-from sdcluster.worker.orders import Orders
+from sdcluster.worker.orders import Orders, decode
 from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember
 
@@ -59,19 +59,23 @@ class _Mold:
         self._interface: frames.Interface = "exec"
         self._app: Any = None
         self._master = os.getppid()
+        self._collects = True
+        """Whether the garbage collector is to run, as far as the app has had a say."""
 
     def run(self) -> None:
         with contextlib.suppress(OSError):  # The master is gone.
             try:
                 self._load()
+                orders, safety = self._prepare_orders()
             except AppError as error:
                 self._fail(error)
                 return
             gc.collect()
             gc.freeze()  # Else the collector would write to, and so copy, the shared pages.
+            self._collects = gc.isenabled()
+            gc.disable()  # Nor may it run between what is done before a fork, and after it.
             self._channel.send(frames.encode(frames.Prepared(interface=self._interface)))
-            orders = Orders(self._channel)
-            self._serve(orders, Safety(self._prepare) if self._is_python() else None)
+            self._serve(orders, safety)
 
     def _load(self) -> None:
         prepare = self._prepare
@@ -100,8 +104,14 @@ class _Mold:
             if prepare.interface == "auto":
                 self._interface = "asgi"
 
-    def _is_python(self) -> bool:
-        return self._interface in ("asgi", "wsgi")
+    def _prepare_orders(self) -> tuple[Orders, Safety | None]:
+        """Return what orders are carried out with. Raises `AppError`."""
+        try:
+            orders = Orders(self._channel)
+        except OSError as error:
+            raise AppError(f"cannot share memory with workers: {reason_of(error)}") from error
+        is_python = self._interface in ("asgi", "wsgi")
+        return orders, Safety(self._prepare) if is_python else None
 
     def _fail(self, error: AppError) -> None:
         detail = error.detail[-frames.MAX_DETAIL_CHARS :]
@@ -123,68 +133,89 @@ class _Mold:
                 self._carry_out(orders, safety)
             status = _wait(between)
             if not orders.pass_on():
-                ending = f"the process between mold and worker ended: {_ending(status)}"
+                ending = f"the process between mold and worker ended{_ending(status)}"
                 orders.fail(f"cannot fork: {ending}")
 
     def _carry_out(self, orders: Orders, safety: Safety | None) -> NoReturn:
         """Fork a worker, in the process in between, which says who that is and exits."""
         try:
-            data, descriptors = orders.take()
-            if frames.is_for_agent(data):
-                safety = None
-            reason = ""
+            report: frames.Report
             try:
-                if safety is not None:
-                    safety.prepare()
-                pid = forking.fork()
+                pid = self._fork_worker(orders, safety)
             except OSError as error:
-                pid, reason = -1, f"cannot fork: {reason_of(error)}"
-            if pid == 0:
-                self._be_forked(data, descriptors, safety)
-            order = _decode(data)
-            orders.answer(
-                frames.ForkFailed(worker=order.worker, reason=reason)
-                if reason
-                else frames.Forked(worker=order.worker, pid=pid)
-            )
+                reason = f"cannot fork: {reason_of(error)}"
+                report = frames.ForkFailed(worker=orders.order().worker, reason=reason)
+            else:
+                report = frames.Forked(worker=orders.order().worker, pid=pid)
+            orders.answer(report)
             os._exit(0)
         except BaseException:
-            traceback.print_exc()
-            os._exit(roles.EXIT_APP)  # Whatever happens: there is one mold.
+            _exit_with_traceback()  # Whatever happens: there is one mold.
+
+    def _fork_worker(self, orders: Orders, safety: Safety | None) -> int:
+        """Return the pid of a worker. Raises OSError."""
+        data, descriptors = orders.take()
+        if frames.is_for_agent(data):
+            safety = None
+        if safety is not None:
+            safety.prepare()
+        forking.begin()
+        try:
+            pid = forking.fork()
+            if pid == 0:
+                self._be_forked(orders, data, descriptors, safety)
+        finally:
+            forking.end_in_parent()
+        return pid
 
     def _be_forked(
-        self, data: bytes, descriptors: Sequence[int], safety: Safety | None
+        self, orders: Orders, data: bytes, descriptors: Sequence[int], safety: Safety | None
     ) -> NoReturn:
         """Be the worker, or the agent."""
-        if safety is not None:
-            safety.start(descriptors[0])
-        forking.go_on()
-        self._channel.close()
-        roles.run_worker(
-            self._app,
-            self._interface,
-            self._prepare,
-            _decode(data),
-            descriptors,
-            safety,
-            master=self._master,
-        )
+        try:
+            if safety is not None:
+                safety.start(descriptors[0])
+            orders.close()
+            forking.end_in_child()
+            if self._collects:
+                gc.enable()
+            roles.run_worker(
+                self._app,
+                self._interface,
+                self._prepare,
+                decode(data),
+                descriptors,
+                safety,
+                master=self._master,
+            )
+        except BaseException:
+            _exit_with_traceback()
 
 
-def _decode(data: bytes) -> frames.Fork:
-    order = frames.decode_order(data)
-    assert isinstance(order, frames.Fork)
-    return order
-
-
-def _wait(pid: int) -> int:
-    """Wait for the end of a child and return its status, see wait(2)."""
+def _exit_with_traceback() -> NoReturn:
     try:
-        return os.waitpid(pid, 0)[1]
-    except ChildProcessError:
-        return 0  # The app ignores SIGCHLD: the kernel forgets it when it has ended.
+        traceback.print_exc()
+    finally:
+        os._exit(roles.EXIT_APP)
 
 
-def _ending(status: int) -> str:
+def _wait(pid: int) -> int | None:
+    """Wait for the end of a child, and return its status; None when that is not known."""
+    while True:
+        try:
+            return os.waitpid(pid, 0)[1]
+        except ChildProcessError:
+            # The app ignores SIGCHLD, or it has a handler, and the error is of that.
+            try:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return None
+
+
+def _ending(status: int | None) -> str:
+    if status is None:
+        return ""
     code = os.waitstatus_to_exitcode(status)
-    return signal.strsignal(-code) or f"signal {-code}" if code < 0 else f"exit status {code}"
+    if code >= 0:
+        return f": exit status {code}"
+    return f": {signal.strsignal(-code) or f'signal {-code}'}"

@@ -6,6 +6,7 @@ import socket
 from sdcluster.errors import reason_of
 from sdcluster.process import Label
 from sdcluster.wire.frames import Prepare
+from sdcluster.wire.ledger import encode_head
 from sdcluster.worker import ledger
 from sdcluster.worker.intake import tell
 from sdcluster.worker.keeper import Keeper, Keeping
@@ -21,6 +22,7 @@ class Safety:
     def __init__(self, prepare: Prepare) -> None:
         self.keeper: Keeper | None = None
         self._layout = ledger.layout_for(prepare.replay_max_kb * 1024)
+        self._size, self._head = self._layout.size, encode_head(self._layout)
         self._ledger_fd = -1
         self._keeping: Keeping | None = None
         self._failure: OSError | None = None
@@ -33,7 +35,7 @@ class Safety:
 
     def prepare(self) -> None:
         """Make the memory of the ledger, before the worker is forked. Raises OSError."""
-        self._ledger_fd = ledger.memory(self._layout.size)
+        self._ledger_fd = ledger.memory(self._size, self._head)
 
     def start(self, control_fd: int) -> None:
         """Start the keeper, in the worker, before anything else is done there."""

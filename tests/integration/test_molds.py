@@ -288,6 +288,61 @@ def test_a_fork_that_is_killed_halfway_is_told_and_tried_again(
     assert instance.mold_pids() == [mold]
 
 
+COLLECTS = """
+import os
+import signal
+
+def collect(*_):
+    while True:
+        os.waitpid(-1, 0)
+
+signal.signal(signal.SIGCHLD, {handler})
+"""
+"""An app that has the children of its mold collected, by the kernel or by a handler that fails."""
+
+
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "collect"])
+def test_an_app_that_collects_all_children_gets_its_workers(start: Start, handler: str) -> None:
+    """Also those that the mold waits for."""
+    instance = start(COLLECTS.format(handler=handler) + HELLO, "--workers", "2")
+    (mold,) = instance.mold_pids()
+    kill(instance.worker_pids()[0], signal.SIGKILL)
+    instance.wait_log("worker 3 (pid")
+    instance.wait_status(lambda status: status["ready"] == 2)
+    assert instance.mold_pids() == [mold]
+    assert "cannot fork" not in instance.log()
+
+
+HOOKS = """
+import multiprocessing
+import os
+
+lock = multiprocessing.Lock()
+
+def note(text):
+    with open("hooks", "a") as file:
+        file.write(f"{text} {os.getpid()}\\n")
+
+os.register_at_fork(before=lambda: (lock.acquire(), note("before")))
+os.register_at_fork(after_in_parent=lambda: (note("parent"), lock.release()))
+os.register_at_fork(after_in_child=lambda: note("child"))
+"""
+"""An app that has something to do around each fork, as os.register_at_fork provides for it."""
+
+
+def test_what_an_app_does_around_a_fork_is_done(start: Start, tmp_path: Path) -> None:
+    """Once for each worker: before and after it in the process that forks, and in the worker."""
+    instance = start(HOOKS + HELLO, "--workers", "2")
+    pids = instance.worker_pids()
+    kill(pids[0], signal.SIGKILL)
+    instance.wait_status(lambda status: status["restarts"] == 1 and status["ready"] == 2)
+    notes = [line.split() for line in (tmp_path / "hooks").read_text().splitlines()]
+    by_what = {what: [pid for name, pid in notes if name == what] for what, _ in notes}
+    assert sorted(map(int, by_what["child"])) == sorted({*pids, *instance.worker_pids()})
+    assert by_what["before"] == by_what["parent"]
+    assert len({*by_what["before"]}) == 3
+
+
 TELLS_PIPES = """
 import os
 

@@ -128,6 +128,19 @@ def test_connections_of_a_dead_worker_go_on_whichever_end_is_seen_first(
     assert len(family.passages) == 1
 
 
+def test_worker_that_dies_before_it_has_named_its_keeper_breaks_no_protocol(
+    family: Family,
+) -> None:
+    """What the keeper sends is of no use then: there was no connection yet."""
+    family.process.keeper = 0
+    family.keepers_end.send(KEPT_ALL)
+    for pid in family.pids:
+        end(pid)
+    family.children.reap()
+    assert [type(event) for event in family.events] == [ev.WorkerExited]
+    assert family.summaries == []
+
+
 @pytest.mark.parametrize("first", ["worker", "keeper"])
 def test_connections_that_end_with_a_worker_are_counted_whichever_end_is_seen_first(
     family: Family, first: str

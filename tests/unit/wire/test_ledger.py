@@ -16,6 +16,7 @@ from sdcluster.wire.ledger import (
     State,
     decode_entry,
     decode_head,
+    encode_head,
 )
 from unit.wire.fuzz import byte_strings
 
@@ -43,6 +44,12 @@ def test_nothing_in_a_ledger_overlaps(capacity: int, limit: int) -> None:
     assert layout.data_at(0) % PAGE_BYTES == 0
     assert layout.data_at(1) - layout.data_at(0) == limit
     assert layout.size == layout.data_at(capacity - 1) + limit
+
+
+def test_head_is_read_as_it_was_written() -> None:
+    """Before there is anything else."""
+    layout = Layout(1000, 8192)
+    assert decode_head(encode_head(layout).ljust(PAGE_BYTES, b"\0")) == (layout, False)
 
 
 @pytest.mark.parametrize("taking", [0, 1])

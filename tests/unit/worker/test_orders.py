@@ -3,12 +3,14 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sdcluster.wire import frames
 from sdcluster.worker.orders import Orders
 from unit.descriptors import count, none_leaked
+from unit.master.test_channels import room_for
 
 
 class Master:
@@ -71,6 +73,27 @@ def test_order_is_carried_out_and_answered_by_a_child(master: Master) -> None:
         master.report()
     assert master.orders.pass_on()
     assert master.report() == report
+
+
+def test_order_whose_descriptors_cannot_be_opened_is_taken_and_fails(master: Master) -> None:
+    """Nothing of it is left, and the worker is not forked without them."""
+    master.order(1)
+    second = master.order(2)
+    assert master.orders.wait()
+    with room_for(0), pytest.raises(OSError, match="Too many open files"):
+        master.orders.take()
+    assert master.orders.order().worker == 1
+    assert master.orders.wait()
+    assert take(master.orders) == second
+
+
+def test_worker_has_nothing_of_the_channel(master: Master) -> None:
+    """Neither the descriptor, nor the memory: whatever it does, the mold does not notice."""
+    maps = Path("/proc/self/maps").read_text().count("/dev/zero")
+    own = Orders(socket.socket(fileno=os.dup(master.channel.fileno())))
+    assert Path("/proc/self/maps").read_text().count("/dev/zero") == maps + 1
+    own.close()
+    assert Path("/proc/self/maps").read_text().count("/dev/zero") == maps
 
 
 @pytest.mark.parametrize("is_taken", [True, False])
