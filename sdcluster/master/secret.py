@@ -5,9 +5,7 @@ given the same credential.
 """
 
 import functools
-import hmac
 import os
-import secrets
 from pathlib import Path
 
 CREDENTIAL = "cookie-secret"
@@ -24,6 +22,8 @@ def cookie_secret(name: str) -> str:
     It is made from the credential; without one from the machine's id, which is not to leave the
     machine, see machine-id(5); and without that it lasts as long as this process.
     """
+    import hmac  # Here, as it takes megabytes of memory, and most instances have no cookies.
+
     return hmac.digest(_source(), _PURPOSE + name.encode(), "sha256").hex()
 
 
@@ -43,4 +43,4 @@ def _source() -> bytes:
 
 @functools.cache
 def _random() -> bytes:
-    return secrets.token_bytes(32)
+    return os.urandom(32)

@@ -79,6 +79,10 @@ class Handoff:
     """Who the client is when a proxy has said so, as workers put it among themselves."""
 
 
+NEW = Handoff()
+"""What comes with a connection that no worker has had."""
+
+
 def encode_handoff(handoff: Handoff) -> bytes:
     """Return the frame. Raises `ProtocolError` when it is too large."""
     if len(handoff.unanswered) > MAX_UNANSWERED_BYTES or len(handoff.proxied) > MAX_PROXIED_BYTES:

@@ -49,10 +49,12 @@ def find(prepare: Prepare) -> None:
         sys.meta_path.append(_Finder(CACHE_PACKAGES, prepare.engine_path))
     for name in ("uvicorn.config", "uvicorn.server", "uvicorn.lifespan.on"):
         importlib.import_module(name)
-    for name in ("uvloop", "httptools", "uvicorn.protocols.http.h11_impl", "h11", "websockets"):
+    for name in (
+        *("uvloop", "httptools", "uvicorn.protocols.http.httptools_impl"),
+        *("h11", "uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.auto"),
+        *("websockets", "uvicorn.protocols.websockets.auto"),
+    ):
         _try_import(name)
-    if _try_import("httptools"):
-        _try_import("uvicorn.protocols.http.httptools_impl")
 
 
 def require() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from sdcluster import descriptors
 from sdcluster.errors import ProtocolError, reason_of
 from sdcluster.wire import channel, notify
-from sdcluster.wire.channel import Handoff
+from sdcluster.wire.channel import NEW, Handoff
 from sdcluster.wire.scoreboard import Field, Scoreboard
 from sdcluster.worker.ledger import Ledger
 
@@ -26,6 +26,8 @@ ACCEPTS_PER_TURN = 4
 EXHAUSTED_PAUSE_S = 0.25
 FRAMES_PER_TURN = 16
 
+_CONNECTIONS, _TAKEN = int(Field.CONNECTIONS), int(Field.TAKEN)
+_WAITING, _MOVES = int(Field.WAITING), int(Field.MOVES)
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 
@@ -59,8 +61,8 @@ class Intake:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
-        self._listeners = list(listeners)
-        self._board = board
+        self._listeners = [_Listener(listener) for listener in listeners]
+        self._words = board.words
         self._ledger = ledger
         self._connection_factory = connection_factory
         self._connections = connections
@@ -100,7 +102,7 @@ class Intake:
         self._closed = True
         self._pause()
         for listener in self._listeners:
-            listener.close()
+            listener.sock.close()
         self._listeners.clear()
 
     def look_for_room(self) -> None:
@@ -116,15 +118,15 @@ class Intake:
         if not self._accepting and not self._closed:
             self._accepting = True
             for listener in self._listeners:
-                self._loop.add_reader(listener, self._accept, listener)
+                self._loop.add_reader(listener.sock, self._accept, listener)
 
     def _pause(self) -> None:
         if self._accepting:
             self._accepting = False
             for listener in self._listeners:
-                self._loop.remove_reader(listener)
+                self._loop.remove_reader(listener.sock)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: "_Listener") -> None:
         for _ in range(ACCEPTS_PER_TURN):
             if not self._accepting:
                 return
@@ -133,8 +135,7 @@ class Intake:
                 return
             self._ledger.begin_taking()
             try:
-                connection, _ = listener.accept()
-                self._open(connection, Handoff())
+                self._open(listener.accept(), NEW, is_unix=listener.is_unix)
                 self._count()
             except (BlockingIOError, InterruptedError):
                 return  # A sibling was faster.
@@ -158,11 +159,11 @@ class Intake:
             self._tell_room()
 
     def _count(self) -> None:
-        self._board.words[Field.CONNECTIONS] = self._connections() + len(self._opening)
+        self._words[_CONNECTIONS] = self._connections() + len(self._opening)
 
     def _tell_room(self) -> None:
-        if self._board.words[Field.WAITING]:
-            self._board.words[Field.WAITING] = 0
+        if self._words[_WAITING]:
+            self._words[_WAITING] = 0
             self.tell(X_TAKEN=1)
 
     def _listen_to_master(self) -> None:
@@ -202,7 +203,7 @@ class Intake:
         if data == channel.FINISH:
             self._on_finish()
             return True
-        came_with = Handoff()
+        came_with = NEW
         if data:
             try:
                 if data.startswith(channel.MOVE):
@@ -224,12 +225,13 @@ class Intake:
             self.look_for_room()
             return True
         self._is_scarce = max(fds, default=sys.maxsize) >= self._high_fd
-        words = self._board.words
+        words = self._words
         # At once, and before they count as taken: the master must not miss any in between.
-        words[Field.CONNECTIONS] += len(fds)
-        words[Field.TAKEN] += taken
+        words[_CONNECTIONS] += len(fds)
+        words[_TAKEN] += taken
         for fd in fds:
-            self._open(socket.socket(fileno=fd), came_with)
+            connection = socket.socket(fileno=fd)
+            self._open(connection, came_with, is_unix=connection.family == socket.AF_UNIX)
         self._tell_room()
         return True
 
@@ -237,7 +239,7 @@ class Intake:
         """Hand connections over, and say what is left before it is seen that this is done."""
         self._on_move(count, slot)
         self._count()
-        self._board.words[Field.MOVES] += 1
+        self._words[_MOVES] += 1
 
     def _lacks_descriptors(self) -> bool:
         """Tell whether connections wait for which there are no descriptors: they would be lost."""
@@ -257,24 +259,40 @@ class Intake:
             self._has_told = True
             logger.warning("%s; connections wait", reason)
 
-    def _open(self, connection: socket.socket, came_with: Handoff) -> None:
+    def _open(self, connection: socket.socket, came_with: Handoff, *, is_unix: bool) -> None:
         self._has_told = False
-        self._ledger.enter(connection.fileno(), came_with)
+        number = connection.fileno()
+        self._ledger.enter(number, came_with)
         connection.setblocking(False)
-        task = self._loop.create_task(self._connect(connection, came_with))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-
-    async def _connect(self, connection: socket.socket, came_with: Handoff) -> None:
-        number, is_unix = connection.fileno(), connection.family == socket.AF_UNIX
 
         def make() -> asyncio.BaseProtocol:
             return self._connection_factory(number, came_with, is_unix)
 
+        task = self._loop.create_task(self._connect(connection, make))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _connect(
+        self, connection: socket.socket, make: Callable[[], asyncio.BaseProtocol]
+    ) -> None:
         try:
             await self._loop.connect_accepted_socket(make, connection)
         except OSError:
             connection.close()  # The client has gone already.
+
+
+class _Listener:
+    """A listening socket, with what of it is true of its connections."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.is_unix = sock.family == socket.AF_UNIX
+        self._kind = int(sock.family), int(sock.type), sock.proto
+
+    def accept(self) -> socket.socket:
+        """Do as `socket.socket.accept`, which looks the kind up for each connection."""
+        fd, _ = self.sock._accept()  # type: ignore[attr-defined]
+        return socket.socket(*self._kind, fileno=fd)
 
 
 def tell(control: socket.socket, **assignments: str | int) -> None:

@@ -3,9 +3,11 @@
 import mmap
 import os
 import resource
+from array import array
 
-from sdcluster.wire.channel import MAX_PROXIED_BYTES, Handoff
+from sdcluster.wire.channel import MAX_PROXIED_BYTES, NEW, Handoff
 from sdcluster.wire.ledger import (
+    ENTRY_BYTES,
     MAX_CAPACITY,
     PAGE_BYTES,
     Head,
@@ -13,6 +15,12 @@ from sdcluster.wire.ledger import (
     State,
     Word,
 )
+
+_NONE, _OPEN, _PINNED = int(State.NONE), int(State.OPEN), int(State.PINNED)
+_TAKING = int(Head.TAKING)
+_ENTRY_WORDS = ENTRY_BYTES // 8
+_USED_WORDS = len(Word)
+_CLEAR = array("Q", bytes(8 * _USED_WORDS))
 
 SCRATCH_BYTES = 256 * 1024
 """How much is read at a time from a connection whose request is longer than what is kept."""
@@ -40,11 +48,17 @@ def memory(size_bytes: int, head: bytes) -> int:
 
 
 class Ledger:
-    """The memory, as a process has it that shares it with others. See `wire.ledger`."""
+    """The memory, as a process has it that shares it with others. See `wire.ledger`.
+
+    Some of it is done for each connection: where things are is not computed anew.
+    """
 
     def __init__(self, layout: Layout, fd: int) -> None:
         """`fd` is that of the memory, see `memory`, and belongs to the ledger. Raises OSError."""
         self.layout = layout
+        self._capacity, self._limit = layout.capacity, layout.limit
+        self._first_index, self._first_data_at = layout.entry_at(0) // 8, layout.data_at(0)
+        self._first_proxied_at, self._arrival_at = layout.proxied_at(0), layout.arrival_at
         self.fd = fd
         self.map = mmap.mmap(self.fd, layout.size)
         self.map.madvise(mmap.MADV_DONTDUMP)  # Else each core dump would have room for all of it.
@@ -67,52 +81,62 @@ class Ledger:
 
     def has(self, number: int) -> bool:
         """Tell whether there is an entry for a connection."""
-        return number < self.layout.capacity
+        return number < self._capacity
 
     def index(self, number: int) -> int:
         """Return the index in `words` of the first word of an entry."""
-        return self.layout.entry_at(number) // 8
+        return self._first_index + number * _ENTRY_WORDS
+
+    def data_at(self, number: int) -> int:
+        """Return where in `map` the bytes of its request are."""
+        return self._first_data_at + number * self._limit
 
     def begin_taking(self) -> None:
         """Note that there may be connections that are not entered yet: those with no state."""
         for number in self.left:
-            self.words[self.index(number)] = State.NONE
+            self.words[self.index(number)] = _NONE
         self.left.clear()
-        self.words[Head.TAKING] = 1
+        self.words[_TAKING] = 1
 
     def end_taking(self) -> None:
         """Note that all connections are entered."""
-        self.bytes[self.layout.arrival_at] = 0
-        self.words[Head.TAKING] = 0
+        self.bytes[self._arrival_at] = 0
+        self.words[_TAKING] = 0
 
     def enter(self, number: int, handoff: Handoff) -> None:
         """Enter a connection, with what it was handed over with."""
         if not self.has(number):
             return
-        words, at, layout = self.words, self.index(number), self.layout
+        words, at = self.words, self.index(number)
+        if handoff is NEW:
+            words[at : at + _USED_WORDS] = _CLEAR
+            self.bytes[self._first_proxied_at + number * ENTRY_BYTES] = 0
+            words[at] = _OPEN
+            return
         unanswered = handoff.unanswered
-        words[at + Word.STATE] = State.NONE
+        words[at + Word.STATE] = _NONE
         words[at + Word.IN_BASE] = handoff.consumed - len(unanswered)
         words[at + Word.OUT_BASE] = words[at + Word.OUT_DONE] = handoff.written
         words[at + Word.OUT_END] = words[at + Word.HANDING] = words[at + Word.BEGUN] = 0
         words[at + Word.CRASHES], words[at + Word.DEATHS] = handoff.crashes, handoff.deaths
         self.set_proxied(number, handoff.proxied)
-        kept = len(unanswered) <= layout.limit
+        kept = len(unanswered) <= self._limit
         if kept:
-            data_at = layout.data_at(number)
+            data_at = self.data_at(number)
             self.bytes[data_at : data_at + len(unanswered)] = unanswered
         words[at + Word.LENGTH] = len(unanswered)
-        words[at + Word.STATE] = State.OPEN if kept else State.PINNED
+        words[at] = _OPEN if kept else _PINNED
 
     def set_proxied(self, number: int, proxied: bytes) -> None:
         """Enter who a proxy says that the client is."""
         if self.has(number):
-            at, text = self.layout.proxied_at(number), proxied[:MAX_PROXIED_BYTES] + b"\0"
+            at = self._first_proxied_at + number * ENTRY_BYTES
+            text = proxied[:MAX_PROXIED_BYTES] + b"\0"
             self.bytes[at : at + len(text)] = text
 
     def free(self, number: int, length: int, rest: int = 0) -> None:
         """Give the memory of a request of some length back, but for that of its first bytes."""
-        begin, end = -(-rest // PAGE_BYTES), min(length, self.layout.limit) // PAGE_BYTES
+        begin, end = -(-rest // PAGE_BYTES), min(length, self._limit) // PAGE_BYTES
         if begin < end:
-            at = self.layout.data_at(number) + begin * PAGE_BYTES
+            at = self.data_at(number) + begin * PAGE_BYTES
             self.map.madvise(mmap.MADV_REMOVE, at, (end - begin) * PAGE_BYTES)

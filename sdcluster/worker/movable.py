@@ -94,6 +94,49 @@ class _ProxiedSocket:
         return getattr(self._sock, name)
 
 
+class _ClosedTransport(asyncio.Transport):
+    """What is left of a transport."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_reading(self) -> bool:
+        return False
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def write_eof(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return 0, 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+_CLOSED = _ClosedTransport()
+
+
 class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     """One connection. `engine` is the engine's protocol, told by it of requests: see `engine`."""
 
@@ -144,16 +187,15 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """`number` is the descriptor's; the ledger has it already."""
         self._engine = engine
         self._app, engine.app = engine.app, self.begin
-        self._feed: Callable[[bytes], None] = engine.data_received
+        self._feed: Any = engine.data_received
         self._fd = number
         self._moves = moves
         self._is_unix = is_unix
         self._loop = asyncio.get_running_loop()
         self._ledger = ledger = moves.ledger
-        layout = ledger.layout
         if ledger.has(number):
             self._words, self._at = ledger.words, ledger.index(number)
-            self._limit, self._data_at = layout.limit, layout.data_at(number)
+            self._limit, self._data_at = ledger.layout.limit, ledger.data_at(number)
         else:
             self._words, self._at = memoryview(array.array("Q", bytes(ENTRY_BYTES))), 0
             self._limit, self._data_at = 0, 0
@@ -251,6 +293,11 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._limit:
             self._ledger.left.append(self._fd)
         self._moves.on_closed()
+        # Apart, so that each is freed at once, and no garbage collector has to find them.
+        if not self._is_upgraded:
+            self._engine.app = self._app
+        self._engine = self._feed = None
+        self._transport = _CLOSED
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Return where to read to."""
@@ -439,6 +486,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def set_protocol(self, protocol: Any) -> None:
         """Hand it to another protocol: it is upgraded, and stays once that is answered."""
         self._is_upgraded = True
+        self._engine.app = self._app
         self._words[self._begun_at] = self._read + 1
         self._engine, self._feed = protocol, protocol.data_received
 
