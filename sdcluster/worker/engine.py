@@ -3,6 +3,7 @@
 A program of the library has its own alone.
 """
 
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -54,7 +55,8 @@ def find(prepare: Prepare) -> None:
         *("h11", "uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.auto"),
         *("websockets", "uvicorn.protocols.websockets.auto"),
     ):
-        _try_import(name)
+        with contextlib.suppress(Exception):  # Who needs it says what is wrong with it.
+            importlib.import_module(name)
 
 
 def require() -> None:
