@@ -233,7 +233,7 @@ class Dispatcher:
         if error is not None:
             self._pause_exhausted(error)
         elif full:
-            self._pause_full()
+            self._await_room()
         elif accepted and self._retry_untaken is None:
             self._exhausted = False
 
@@ -256,8 +256,9 @@ class Dispatcher:
             seats = list(self._seats.values())
             seat = self._balance.pick(self.newest()) or self._balance.pick(seats)
             if seat is None:
-                self._pause_full()
-                return
+                if self._await_room():
+                    return
+                continue
             if not self._returned and not self._take_back():
                 return
             self._balance.advance()  # Also past one that does not take it, or it is always asked.
@@ -293,6 +294,17 @@ class Dispatcher:
         self._retry_untaken = None
         self._give_returned()
 
+    def _await_room(self) -> bool:
+        """Leave connections in the backlog until a worker has room; False if one has meanwhile.
+
+        Who took connections just before it was asked to tell does not: so it is looked at again.
+        """
+        self._pause_full()
+        if self._balance.pick(list(self._seats.values())) is None:
+            return True
+        self._go_on()
+        return False
+
     def _pause_full(self) -> None:
         """Leave connections in the backlog until a worker has room."""
         if self._paused:
@@ -301,7 +313,7 @@ class Dispatcher:
         for worker in self._seats:
             worker.ask_for_room(True)
         if self._seats:
-            # Also covers a worker that took its connections just before it was asked to tell.
+            # For a worker that has no time to tell, say.
             self._retry = self._loop.call_later(FULL_RETRY_S, self._resume)
 
     def _tell_exhausted(self, error: OSError) -> None:
@@ -321,6 +333,11 @@ class Dispatcher:
             self._loop.remove(fd)
 
     def _resume(self) -> None:
+        self._go_on()
+        self._give_returned()
+
+    def _go_on(self) -> None:
+        """Accept again."""
         if self._paused:
             self._paused = False
             if self._retry is not None:
@@ -330,7 +347,6 @@ class Dispatcher:
                 worker.ask_for_room(False)
             for fd, listener in self._listeners.items():
                 self._loop.add(fd, lambda listener=listener: self._accept_some(listener))  # type: ignore[misc]
-        self._give_returned()
 
     def close(self) -> None:
         """Stop accepting for good; connections that nobody took are closed."""

@@ -88,6 +88,8 @@ class FakeWorker:
         self.open = 0
         self.error: OSError | None = None
         self.asked = False
+        self.is_quick = False
+        """Whether it takes what it was given just before it is asked to tell."""
 
     @property
     def given(self) -> list[int]:
@@ -117,6 +119,8 @@ class FakeWorker:
 
     def ask_for_room(self, wanted: bool) -> None:
         """Take note."""
+        if wanted and self.is_quick:
+            self.take_all()
         self.asked = wanted
 
     def take_all(self) -> None:
@@ -273,8 +277,30 @@ def test_backlog_holds_while_all_workers_are_full(scene: Set) -> None:
     assert one.counts() == [MAX_OUTSTANDING, 2 * MAX_OUTSTANDING]
 
 
+def test_room_that_came_before_anybody_was_to_tell_is_found_at_once(scene: Set) -> None:
+    """A worker may have taken its connections just before it was asked: it will not tell."""
+    one = scene(1, queue=2 * MAX_OUTSTANDING)
+    one.workers[0].is_quick = True
+    one.loop.turn()
+    assert one.counts() == [MAX_OUTSTANDING]
+    assert not one.is_paused() and not one.workers[0].asked
+    one.loop.turn()
+    assert one.counts() == [2 * MAX_OUTSTANDING]
+
+
+def test_connections_of_a_dead_worker_go_to_one_that_had_room_before_it_was_asked(
+    scene: Set,
+) -> None:
+    """All of them at once, though there are more than it has room for."""
+    one = scene(2, queue=2 * MAX_OUTSTANDING - 2)
+    one.loop.turn()
+    one.workers[1].is_quick = True
+    untaken = one.die(0)
+    assert one.counts() == [0, 2 * MAX_OUTSTANDING - 2] and untaken.closed
+
+
 def test_room_that_nobody_told_is_found_after_a_moment(scene: Set) -> None:
-    """A worker may have taken its connections just before it was asked to tell."""
+    """A worker may have no time to tell."""
     one = scene(1, queue=MAX_OUTSTANDING + 1)
     one.loop.turn()
     one.workers[0].take_all()
