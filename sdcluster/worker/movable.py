@@ -532,7 +532,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def begin(self, scope: Any, receive: Any, send: Any) -> Any:
         """Be the app, which is at work on the request from now on."""
-        self._words[self._begun_at] = self._read + 1
+        if not self._is_gone:  # Else the entry may be another's.
+            self._words[self._begun_at] = self._read + 1
         return self._app(scope, receive, send)
 
     @property
@@ -594,7 +595,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def pin(self) -> None:
         """Stay here until a response is complete and nothing is begun: see `answered`."""
-        if not self._is_pinned:
+        if not self._is_pinned and not self._is_gone:
             self._is_pinned = True
             self._words[self._at] = State.PINNED
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from sdcluster.wire.channel import NEW
+from sdcluster.wire.ledger import State, Word
 from sdcluster.worker import handoff
 from sdcluster.worker.exit import Exit
+from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import MovableConnection, Moves
 from unit.ledgers import new_ledger
 
@@ -38,6 +40,18 @@ class Engine:
         """End."""
 
 
+def moves_of(ledger: Ledger, control: socket.socket) -> Moves:
+    """Return what the connections of a worker have in common."""
+    return Moves(
+        ledger,
+        Exit(control),
+        replay="idempotent",
+        proxies=None,
+        is_routed=False,
+        on_closed=lambda: None,
+    )
+
+
 @contextmanager
 def no_collector() -> Iterator[None]:
     """Have nothing freed but by its last reference."""
@@ -55,14 +69,7 @@ def test_all_of_a_connection_is_freed_when_it_ends(upgraded: bool) -> None:
 
     async def serve() -> list[weakref.ref[Any]]:
         control, other = socket.socketpair()
-        moves = Moves(
-            ledger,
-            Exit(control),
-            replay="idempotent",
-            proxies=None,
-            is_routed=False,
-            on_closed=lambda: None,
-        )
+        moves = moves_of(ledger, control)
         server, client = socket.socketpair()
         references: list[weakref.ref[Any]] = []
 
@@ -95,3 +102,31 @@ def test_all_of_a_connection_is_freed_when_it_ends(upgraded: bool) -> None:
     with no_collector():
         references = asyncio.run(serve())
         assert [reference() for reference in references] == [None] * (1 + upgraded)
+
+
+def test_what_comes_late_is_not_noted_of_another_connection() -> None:
+    """The app of a connection that has ended may begin when its number is another's."""
+    ledger = new_ledger(4096)
+    begun: list[tuple[Any, ...]] = []
+
+    async def end() -> None:
+        server, client = socket.socketpair()
+        engine = Engine()
+        engine.app = lambda *arguments: begun.append(arguments)
+        connection = MovableConnection(
+            engine, server.fileno(), NEW, moves_of(ledger, client), is_unix=True
+        )
+        begin = engine.app
+        connection.connection_made(None)
+        connection.connection_lost(None)
+        ledger.enter(server.fileno(), NEW)
+        connection.pin()
+        begin(1, 2, 3)
+        at = ledger.index(server.fileno())
+        assert ledger.words[at] == State.OPEN
+        assert ledger.words[at + Word.BEGUN] == 0
+        server.close()
+        client.close()
+
+    asyncio.run(end())
+    assert begun == [(1, 2, 3)]
