@@ -86,7 +86,7 @@ class Orders:
         return data, descriptors
 
     def _receive(self) -> tuple[bytes, list[int], bool]:
-        # Not socket.recv_fds, which ignores the flag. It is there: who waits has no order.
+        # Not socket.recv_fds, which ignores the flag. Nor is an order waited for that is there.
         data, ancillary, flags, _ = self._channel.recvmsg(
             self._lengths[_ORDER_LENGTH],
             space(MAX_DESCRIPTORS),

@@ -1,6 +1,5 @@
 """What the master does with its children's ends, in whichever order it comes to know of them."""
 
-import array
 import os
 import signal
 import socket
@@ -17,8 +16,8 @@ from sdcluster.master.health import Limits
 from sdcluster.master.journal import Journal
 from sdcluster.master.molds import Mold
 from sdcluster.master.recovery import Summary
-from sdcluster.master.workers import WorkerProcess
-from sdcluster.wire.channel import KEPT_ALL, LEDGER, Handoff, encode_kept
+from sdcluster.master.workers import WorkerProcess, is_child
+from sdcluster.wire.channel import KEPT_ALL, LEDGER, NEW, encode_kept
 from sdcluster.wire.scoreboard import Field
 from unit.descriptors import none_leaked
 from unit.ledgers import new_ledger
@@ -59,17 +58,16 @@ class Family:
         """Give a connection away, as the keeper does."""
         ledger = new_ledger(4096)
         number = connection.fileno()
-        ledger.enter(number, Handoff())
+        ledger.enter(number, NEW)
         for data, fd in ((LEDGER, ledger.fd), (encode_kept([number]), number)):
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
-            self.keepers_end.sendmsg([data], [rights])
+            socket.send_fds(self.keepers_end, [data], [fd])
         self.keepers_end.send(KEPT_ALL)
         ledger.close()
 
     def close(self) -> None:
         """End what is left."""
         for pid in self.pids:
-            if is_there(pid):
+            if is_child(pid):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
         self.keepers_end.close()
@@ -87,15 +85,6 @@ def child() -> int:
         while True:
             signal.pause()
     return pid
-
-
-def is_there(pid: int) -> bool:
-    """Tell whether a child was not collected."""
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def end(pid: int) -> None:
