@@ -5,6 +5,7 @@ Used by the master and by the workers; it needs the standard library alone.
 
 import array
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -54,6 +55,13 @@ def is_connection(fd: int) -> bool:
         return sock.type == socket.SOCK_STREAM and not listens
     finally:
         sock.detach()
+
+
+def has_peer(fd: int) -> bool:
+    """Tell whether the peer of a connection is still there, and may send more: poll(2)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return not poll.poll(0)
 
 
 def close_all(descriptors: list[int] | deque[int]) -> None:

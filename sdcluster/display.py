@@ -8,6 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from sdcluster.core.states import label
+
 WIDE = 200
 
 
@@ -43,7 +45,7 @@ def show_status(status: Mapping[str, Any]) -> None:
     for worker in status["workers"]:
         last = exits.pop(worker["slot"], None)
         table.add_row(
-            _place(worker["slot"]),
+            label(worker["slot"]),
             *(str(worker[key]) for key in ("worker", "pid", "generation")),
             worker["state"],
             str(worker["connections"]),
@@ -52,7 +54,7 @@ def show_status(status: Mapping[str, Any]) -> None:
             Text(_exit(last)),
         )
     for slot, last in exits.items():
-        table.add_row(_place(slot), "-", "-", "-", "empty", "-", "-", "-", Text(_exit(last)))
+        table.add_row(label(slot), "-", "-", "-", "empty", "-", "-", "-", Text(_exit(last)))
     console.print(table)
 
 
@@ -62,10 +64,6 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = WIDE
     return console
-
-
-def _place(slot: int) -> str:
-    return "agent" if slot < 0 else str(slot)
 
 
 def _exit(last: Mapping[str, Any] | None) -> str:

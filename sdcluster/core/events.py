@@ -105,6 +105,10 @@ class WorkerExited:
 
     worker: WorkerId
     status: str
+    had_requests: bool = False
+    """Whether its app was ever given a request."""
+    was_killed: bool = False
+    """Whether a signal has ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,13 @@ class ReloadRequested:
 @dataclass(frozen=True, slots=True)
 class ScaleRequested:
     """Somebody wants another number of workers."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineResized:
+    """The quarantine needs another number of workers."""
 
     workers: int
 
@@ -147,6 +158,7 @@ Event: TypeAlias = (
     | WorkerExited
     | ReloadRequested
     | ScaleRequested
+    | QuarantineResized
     | StopRequested
     | TimePassed
 )

@@ -28,13 +28,27 @@ Slot = NewType("Slot", int)
 AGENT = Slot(-1)
 """The place of the agent: brought to its generation as the others are, but it gets no connections.
 """
+QUARANTINE = Slot(-2)
+"""The first place of the quarantine; further ones count down from it. See `quarantine`."""
 Generation = NewType("Generation", int)
 """Counts up from 1 with every attempt to load the app, and is never used again."""
 
 
 def place(slot: Slot) -> str:
-    """Return what people call a slot."""
-    return "the agent" if slot == AGENT else f"slot {slot}"
+    """Return what people call a slot in a sentence."""
+    return f"slot {slot}" if slot >= 0 else f"the {label(slot)}"
+
+
+def label(slot: Slot) -> str:
+    """Return what a slot is called in a table, or in a field of the journal."""
+    if is_quarantine(slot):
+        return "quarantine"
+    return "agent" if slot == AGENT else str(slot)
+
+
+def is_quarantine(slot: int) -> bool:
+    """Tell whether a slot is one of the quarantine's."""
+    return slot <= QUARANTINE
 
 
 class WorkerState(StrEnum):
@@ -153,13 +167,20 @@ class SlotRecord:
     """The serving worker is due to be recycled."""
     tried: bool = False
     """A worker here has failed to become ready, since the boot or the rollback began."""
+    deaths: int = 0
+    """Workers that were killed here while they started, one after the other."""
+    is_eager: bool = False
+    """The last worker here had been given requests: the slot is filled at once when few serve."""
 
     @property
     def in_transition(self) -> bool:
         """Whether a worker is being replaced or removed here by choice."""
-        if self.successor is not None and self.serving is not None:
-            return True
-        return any(worker.reason in EXPECTED for worker in self.leaving)
+        return self.is_replacing or any(worker.reason in EXPECTED for worker in self.leaving)
+
+    @property
+    def is_replacing(self) -> bool:
+        """Whether a worker is about to take the place of one that serves."""
+        return self.successor is not None and self.serving is not None
 
     @property
     def is_vacant(self) -> bool:

@@ -22,6 +22,14 @@ brought there by rules 6 and 7, outside of any reload.
 The agent, if the config has one, has a slot as well. It differs in that workers may ask it: the
 cluster has not started before its agent has, and in a stop the agent leaves last; a reload replaces
 it first, has it come first when the new config adds it, and lets it go last when that drops it.
+
+The quarantine has slots as well, as many as it says that it needs. Nothing waits for them: neither
+the start nor a reload, which replaces their workers when it is over.
+
+A slot whose worker is lost is filled at once, or after a wait that grows (`backoff`). One whose
+worker had been given requests waits for half a second at the most, and not at all while fewer than
+half of the wanted workers serve or are about to: it is requests that kill workers, and the others
+are to be served. Workers that die without a request are told apart by that: their code is no good.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,6 +41,7 @@ from sdcluster.core.backoff import Backoff
 from sdcluster.core.states import (
     AGENT,
     EXPECTED,
+    QUARANTINE,
     ExitReason,
     Generation,
     Mold,
@@ -47,8 +56,11 @@ from sdcluster.core.states import (
     Worker,
     WorkerId,
     WorkerState,
+    is_quarantine,
 )
 
+MAX_BOOT_DEATHS = 3
+"""Workers of a slot that may be killed while the cluster boots, before the slot counts as tried."""
 _ALIVE = (Phase.BOOTING, Phase.RUNNING)
 _COMING_OR_SERVING = (WorkerState.STARTING, WorkerState.PROVING, WorkerState.SERVING)
 
@@ -71,6 +83,8 @@ class Supervisor:
         self._policies: dict[Generation, Policy] = {}
         self._jitter = jitter
         self._reload_again = False
+        self._quarantine = 0
+        """How many slots the quarantine needs."""
         self._last_worker = 0
         self._last_generation = 1
         self._rebuild_backoff = Backoff()
@@ -125,11 +139,13 @@ class Supervisor:
             case ev.WorkerWorn(worker_id):
                 self._worker_worn(worker_id)
             case ev.WorkerExited(worker_id, status):
-                self._worker_gone(worker_id, status)
+                self._worker_gone(worker_id, status, event)
             case ev.ReloadRequested():
                 self._reload_again = True
             case ev.ScaleRequested(workers):
                 self.wanted = workers
+            case ev.QuarantineResized(workers):
+                self._quarantine = workers
             case ev.StopRequested(at_once):
                 self._stop(at_once=at_once)
             case ev.TimePassed():
@@ -221,7 +237,9 @@ class Supervisor:
         self._retire(worker, ExitReason.ITSELF)
         self._unexpected(worker, f"worker {worker.id} stopped by itself")
 
-    def _worker_gone(self, worker_id: WorkerId, status: str) -> None:
+    def _worker_gone(
+        self, worker_id: WorkerId, status: str, ending: ev.WorkerExited | None = None
+    ) -> None:
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return
@@ -231,7 +249,7 @@ class Supervisor:
         if worker in slot.leaving:
             slot.leaving.remove(worker)
         else:
-            self._vacate(worker)
+            self._vacate(worker, ending)
         if reason is None:
             reason = ExitReason.BOOT_FAILED if booting else ExitReason.CRASH
         waits = slot.is_vacant and self._is_wanted(slot) and self.phase in _ALIVE
@@ -271,6 +289,7 @@ class Supervisor:
         old = slot.serving
         slot.serving, slot.successor = worker, None
         slot.worn = slot.tried = False
+        slot.deaths = 0
         worker.state, worker.deadline = WorkerState.SERVING, None
         self._do(act.AdmitWorker(worker.id))
         if old is not None:
@@ -318,20 +337,26 @@ class Supervisor:
         worker.state, worker.deadline = WorkerState.KILLED, None
         self._do(act.KillWorker(worker.id, reason))
 
-    def _vacate(self, worker: Worker) -> None:
+    def _vacate(self, worker: Worker, ending: ev.WorkerExited | None = None) -> None:
         """Take a worker, lost against our will, out of its place, and put its slot on hold."""
         slot = self.slots[worker.slot]
         if slot.serving is worker:
             slot.serving, slot.worn = None, False
         if slot.successor is worker:
             slot.successor = None
-            slot.tried = True
-        slot.spawn_at = self._now + slot.backoff.delay_s(self._now, jitter=self._jitter())
+            slot.deaths += 1
+            was_killed = ending is not None and ending.was_killed and self.phase is Phase.BOOTING
+            slot.tried = not was_killed or slot.deaths >= MAX_BOOT_DEATHS
+        had_requests = slot.is_eager = ending is not None and ending.had_requests
+        delay_s = slot.backoff.delay_s(self._now, jitter=self._jitter(), had_requests=had_requests)
+        slot.spawn_at = self._now + (0.0 if self._is_urgent(slot) else delay_s)
         if slot.successor is not None and slot.successor.state is WorkerState.PROVING:
             self._admit(slot, slot.successor)  # The old one is gone: no time to prove anything.
 
     def _unexpected(self, worker: Worker, reason: str) -> None:
         """Draw the conclusions of a worker lost against our will."""
+        if is_quarantine(worker.slot):
+            return
         if self.phase is Phase.BOOTING:
             agent = self.slots.get(AGENT)
             has_no_agent = agent is not None and agent.serving is None and agent.tried
@@ -353,6 +378,7 @@ class Supervisor:
         self._continue_reload()
         self._rebuild_mold()
         self._resize()
+        self._resize_quarantine()
         self._fill()
         self._replace_one()
         self._entrust()
@@ -475,7 +501,7 @@ class Supervisor:
             or slot.successor is not None
             or (slot.serving is None and slot.spawn_at <= self._now and self._is_wanted(slot))
             or (self._serves(slot, reload.target) and not slot.tried)
-            for slot in self.slots.values()
+            for slot in self._lasting_slots()
         )
 
     def _commit(self, reload: Reload, failure: str = "") -> None:
@@ -528,7 +554,7 @@ class Supervisor:
         """Remove slots that are not wanted, from the highest on, one after the other."""
         for number in sorted(self.slots, reverse=True):
             slot = self.slots[number]
-            if self._is_wanted(slot):
+            if self._is_wanted(slot) or is_quarantine(number):
                 continue
             if slot.is_empty:
                 del self.slots[number]
@@ -538,11 +564,35 @@ class Supervisor:
             self._clear(slot, ExitReason.SCALE)
             return
 
+    def _resize_quarantine(self) -> None:
+        for index in range(self._quarantine):
+            number = Slot(QUARANTINE - index)
+            if number not in self.slots:
+                self.slots[number] = SlotRecord(number, self.current, spawn_at=self._now)
+        for slot in list(self.slots.values()):
+            if is_quarantine(slot.number) and not self._is_wanted(slot):
+                self._clear(slot, ExitReason.SCALE)
+                if slot.is_empty:
+                    del self.slots[slot.number]
+
     def _fill(self) -> None:
         for slot in self.slots.values():
-            due = slot.spawn_at <= self._now and self._is_wanted(slot)
-            if due and slot.is_vacant and self._can_fork(slot.wanted):
-                self._spawn(slot)
+            if slot.spawn_at <= self._now:
+                self._fill_one(slot)
+        for slot in self.slots.values():
+            if self._is_urgent(slot):
+                self._fill_one(slot)
+
+    def _fill_one(self, slot: SlotRecord) -> None:
+        if slot.is_vacant and self._is_wanted(slot) and self._can_fork(slot.wanted):
+            self._spawn(slot)
+
+    def _is_urgent(self, slot: SlotRecord) -> bool:
+        """Tell whether a slot is filled at once, as few serve, and it was requests that killed."""
+        if not slot.is_eager:
+            return False
+        present = sum(not one.is_vacant for one in self._worker_slots())
+        return is_quarantine(slot.number) or present < max(1, -(-self.wanted // 2))
 
     def _replace_one(self) -> None:
         if self.phase is not Phase.RUNNING or self._in_transition():
@@ -599,8 +649,9 @@ class Supervisor:
                 reload, self.reload = self.reload, None
                 self._do(act.EndReload(reload.target, reload.cause, "the cluster is stopping"))
             self._reload_again = False
-            for slot in self._worker_slots():
-                self._clear(slot, ExitReason.STOP)
+            for slot in self.slots.values():
+                if slot.number != AGENT:
+                    self._clear(slot, ExitReason.STOP)
             for generation in list(self.molds):
                 self._forget_mold(generation)
         if at_once:
@@ -640,9 +691,11 @@ class Supervisor:
         return mold is not None and mold.state is MoldState.READY
 
     def _worker_slots(self) -> list[SlotRecord]:
-        return [slot for slot in self.slots.values() if slot.number != AGENT]
+        return [slot for slot in self.slots.values() if slot.number >= 0]
 
     def _is_wanted(self, slot: SlotRecord) -> bool:
+        if is_quarantine(slot.number):
+            return QUARANTINE - slot.number < self._quarantine
         if slot.number == AGENT:
             reload = self.reload
             moves = reload is not None and reload.phase in (
@@ -654,10 +707,14 @@ class Supervisor:
         return slot.number < max(self.wanted, added)
 
     def _wanted_slots(self) -> list[SlotRecord]:
-        return [slot for slot in self.slots.values() if self._is_wanted(slot)]
+        return [slot for slot in self._lasting_slots() if self._is_wanted(slot)]
+
+    def _lasting_slots(self) -> list[SlotRecord]:
+        """Return the slots of the workers and the agent."""
+        return [slot for slot in self.slots.values() if not is_quarantine(slot.number)]
 
     def _in_transition(self) -> bool:
-        return any(slot.in_transition for slot in self.slots.values())
+        return any(slot.in_transition for slot in self._lasting_slots())
 
     def _serves(self, slot: SlotRecord, generation: Generation) -> bool:
         return slot.serving is not None and slot.serving.generation == generation

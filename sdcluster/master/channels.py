@@ -19,7 +19,7 @@ from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
 from sdcluster.wire import channel, latency, notify
 from sdcluster.wire.channel import Handoff
-from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
+from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, SIZE_BYTES, Field, Scoreboard
 
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 SENSELESS = 1 << 32
@@ -145,6 +145,17 @@ class WorkerChannel:
     def tell_slots(self, slots: int) -> None:
         """Have the worker know how many slots there are."""
         self.board[Field.SLOTS] = slots
+
+    def tell_signatures(self, signatures: Sequence[int]) -> None:
+        """Have the worker know whose requests are served in the quarantine."""
+        words, some = self.board.words, signatures[:MAX_SIGNATURES]
+        words[SIGNATURES_AT : SIGNATURES_AT + len(some)] = memoryview(array.array("Q", some))
+        words[Field.SIGNATURES] = len(some)
+        words[Field.QUARANTINE] += 1  # Last: what the worker reads after that is all there.
+
+    def has_begun(self) -> bool:
+        """Tell whether the worker's app was ever given a request."""
+        return self.board.words[Field.BEGUN] != 0
 
     def give(self, connections: Sequence[int]) -> None:
         """Pass connections to the worker, which owns them from then on; the caller closes its own.

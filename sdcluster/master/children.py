@@ -53,6 +53,7 @@ class Children:
         on_room: Callable[[], None],
         on_gone: Callable[[WorkerProcess, Untaken], None],
         on_passage: Callable[[Passage], None],
+        on_blame: Callable[[int], None],
         on_recovered: Callable[[WorkerProcess, Summary], None],
         is_ours: Callable[[socket.socket], bool],
         spare_others: bool = False,
@@ -64,7 +65,8 @@ class Children:
 
         `on_gone` is told that a worker is dead, and owns what that had not taken. `on_passage` owns
         a connection that a worker hands over, or that one had that has died; `is_ours` tells
-        whether such a one came to a listener of ours, and `on_recovered` how it went.
+        whether such a one came to a listener of ours, and `on_recovered` how it went. `on_blame` is
+        told the signature of a request that may have been why, see `Recovery`.
         """
         self.workers: dict[int, WorkerProcess] = {}
         self._loop = loop
@@ -84,9 +86,11 @@ class Children:
             is_ours=is_ours,
             is_no_keeper=self._is_known,
             on_passage=on_passage,
+            on_blame=on_blame,
             on_recovered=on_recovered,
         )
         self._slots = 0
+        self._signatures: Sequence[int] = ()
 
     # Molds.
 
@@ -236,6 +240,7 @@ class Children:
             raise SpawnError(f"cannot start a process: {reason_of(error)}") from error
         channel.given()
         channel.tell_slots(self._slots)
+        channel.tell_signatures(self._signatures)
         process = WorkerProcess(
             worker,
             slot,
@@ -253,6 +258,12 @@ class Children:
             self._slots = slots
             for process in self.workers.values():
                 process.channel.tell_slots(slots)
+
+    def tell_signatures(self, signatures: Sequence[int]) -> None:
+        """Have the workers know whose requests are served in the quarantine."""
+        self._signatures = signatures
+        for process in self.workers.values():
+            process.channel.tell_signatures(signatures)
 
     def strike(self, process: WorkerProcess, number: signal.Signals) -> None:
         """Send a worker a signal that is meant to end it."""
@@ -451,13 +462,19 @@ class Children:
         if process.id not in self.workers:
             return
         recovery = self._keepers.recovery(process)
+        ending = ev.WorkerExited(
+            WorkerId(process.id),
+            status,
+            had_requests=process.had_requests(self._loop.time()),
+            was_killed=os.WIFSIGNALED(process.wait_status),
+        )
         del self.workers[process.id]
         # Not before it was heard to the end: what it has handed over may have gone back to it.
         self._on_gone(process, process.channel.untaken())
         self._release(process, but_channel=recovery is not None)
         if recovery is not None:
             recovery.begin()
-        self._report(ev.WorkerExited(WorkerId(process.id), status))
+        self._report(ending)
         self._was_aborted(process)  # After what is said of it: the next one writes its stacks now.
 
     def _release(self, process: WorkerProcess, *, but_channel: bool = False) -> None:

@@ -13,14 +13,24 @@ from typing import assert_never
 from sdcluster.config import MAX_WORKERS, Config
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
-from sdcluster.core.states import AGENT, Generation, Phase, Policy, Slot, WorkerId, WorkerState
+from sdcluster.core.states import (
+    AGENT,
+    Generation,
+    Phase,
+    Policy,
+    Slot,
+    WorkerId,
+    WorkerState,
+    is_quarantine,
+)
 from sdcluster.core.supervisor import Supervisor
 from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError, SpawnError
-from sdcluster.master.channels import Untaken
+from sdcluster.master.channels import Passage, Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.journal import Journal
 from sdcluster.master.loop import Loop, Timer
+from sdcluster.master.quarantine import Quarantine
 from sdcluster.master.relay import Relay
 from sdcluster.master.traffic import Traffic
 from sdcluster.master.workers import WorkerProcess
@@ -52,11 +62,18 @@ class Cluster:
             loop=loop,
             journal=journal,
             report=self._report,
-            on_room=traffic.room,
+            on_room=self._room,
             on_gone=self._worker_gone,
-            on_passage=traffic.hand_over,
+            on_passage=self._hand_over,
+            on_blame=lambda signature: self._quarantine.blame(signature),
             on_recovered=chronicle.connections_are_kept,
             is_ours=traffic.is_ours,
+        )
+        self._quarantine = Quarantine(
+            loop,
+            pass_on=traffic.hand_over,
+            on_signatures=self.children.tell_signatures,
+            on_workers=lambda workers: self.feed(ev.QuarantineResized(workers)),
         )
         self._relay = Relay(
             loop,
@@ -149,9 +166,21 @@ class Cluster:
             self._relay.leaves(event.worker)
         self.feed(event)
 
+    def _room(self) -> None:
+        self._traffic.room()
+        self._quarantine.room()
+
+    def _hand_over(self, passage: Passage) -> None:
+        if not self._quarantine.takes(passage):
+            self._traffic.hand_over(passage)
+
     def _worker_gone(self, process: WorkerProcess, untaken: Untaken) -> None:
-        self._traffic.dismiss(process)
+        self._dismiss(process)
         self._traffic.give_back(untaken)
+
+    def _dismiss(self, process: WorkerProcess) -> None:
+        self._traffic.dismiss(process)
+        self._quarantine.remove(process.channel)
 
     # Decisions become deeds.
 
@@ -195,6 +224,7 @@ class Cluster:
                 self._end_reload(action)
             case act.BeginStop():
                 chronicle.stops()
+                self._quarantine.stop()
                 self._traffic.stop_listening(empty_backlog=chronicle.has_been_ready)
             case act.Finish(failure):
                 self._finish(failure)
@@ -242,7 +272,7 @@ class Cluster:
         try:
             if not self.config.is_command:
                 descriptors.append(self._relay.open(worker, is_agent=slot == AGENT))
-            if slot != AGENT:
+            if slot != AGENT and not is_quarantine(slot):
                 descriptors += self._traffic.descriptors(slot)
             self.children.spawn(worker, slot, generation, listeners=descriptors)
         except (SpawnError, ListenError) as error:
@@ -252,7 +282,9 @@ class Cluster:
         self._relay.given(worker)
 
     def _admit(self, process: WorkerProcess) -> None:
-        if not process.is_agent:
+        if is_quarantine(process.slot):
+            self._quarantine.add(process.channel)
+        elif not process.is_agent:
             self._traffic.admit(process)
         self._relay.joins(
             process.id, slot=process.slot, generation=process.generation, pid=process.pid
@@ -267,7 +299,7 @@ class Cluster:
         process = self.children.workers.get(worker)
         if process is None:
             return  # It could not be spawned, which the supervisor learns next.
-        self._traffic.dismiss(process)
+        self._dismiss(process)
         self._relay.retires(worker)
         if self.supervisor.phase is Phase.STOPPING and not process.is_agent:
             process.channel.finish()
@@ -278,7 +310,7 @@ class Cluster:
         process = self.children.workers.get(worker)
         if process is None:
             return  # As above.
-        self._traffic.dismiss(process)
+        self._dismiss(process)
         self._chronicle.worker_is_struck(process, number.name, reason)
         self.children.strike(process, number)
 
@@ -303,6 +335,7 @@ class Cluster:
     def _tick(self) -> None:
         self.children.check(self._loop.time())
         self._traffic.rebalance(self._loop.time())
+        self._quarantine.look()
         self._chronicle.ticks(self.status_line(), progress=self._is_on_its_way())
         interval_s = min(TICK_S, self._chronicle.watchdog_interval_s or TICK_S)
         self._loop.call_later(interval_s, self._tick)
@@ -336,7 +369,7 @@ class Cluster:
 
     def states(self) -> Iterator[tuple[WorkerProcess, WorkerState]]:
         """Return each worker process and its state, by slot."""
-        for process in sorted(self.children.workers.values(), key=lambda one: (one.slot, one.id)):
+        for process in sorted(self.children.workers.values(), key=_row):
             worker = self.supervisor.workers.get(WorkerId(process.id))
             if worker is not None:
                 yield process, worker.state
@@ -348,6 +381,11 @@ class Cluster:
     def addresses(self) -> list[str]:
         """Return each address that is listened on."""
         return self._traffic.addresses()
+
+
+def _row(process: WorkerProcess) -> tuple[bool, int, int]:
+    """Return where in a table a worker stands: by slot, those of the quarantine last."""
+    return is_quarantine(process.slot), process.slot, process.id
 
 
 def _policy(config: Config) -> Policy:

@@ -18,7 +18,7 @@ from syslog import LOG_ERR, LOG_INFO, LOG_NOTICE, LOG_WARNING
 from typing import Final
 
 from sdcluster import process
-from sdcluster.core.states import AGENT
+from sdcluster.core.states import Slot, label
 from sdcluster.master.output import Output
 from sdcluster.wire import journal
 
@@ -127,8 +127,8 @@ class Journal:
         }
         for key, value in asdict(about).items():
             if value is not None:
-                is_agent = key == "slot" and value == AGENT
-                fields[f"SDCLUSTER_{key.upper()}"] = "agent" if is_agent else str(value)
+                text = label(Slot(value)) if key == "slot" else str(value)
+                fields[f"SDCLUSTER_{key.upper()}"] = text
         try:
             _send(self._socket, journal.encode(fields))
         except OSError:

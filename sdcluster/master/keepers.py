@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable
 
+from sdcluster.core.states import is_quarantine
 from sdcluster.loops import EventLoop
 from sdcluster.master.channels import Passage
 from sdcluster.master.molds import send_signal
@@ -26,6 +27,7 @@ class Keepers:
         is_ours: Callable[[socket.socket], bool],
         is_no_keeper: Callable[[int], bool],
         on_passage: Callable[[Passage], None],
+        on_blame: Callable[[int], None],
         on_recovered: Callable[[WorkerProcess, Summary], None],
     ) -> None:
         """`is_no_keeper` tells whether a pid is that of a child of another kind.
@@ -36,6 +38,7 @@ class Keepers:
         self._is_ours = is_ours
         self._is_no_keeper = is_no_keeper
         self._on_passage = on_passage
+        self._on_blame = on_blame
         self._on_recovered = on_recovered
         self._recoveries: dict[int, Recovery] = {}
         """By worker."""
@@ -65,8 +68,10 @@ class Keepers:
         recovery = Recovery(
             self._loop,
             process.channel,
+            is_quarantine=is_quarantine(process.slot),
             is_ours=self._is_ours,
             on_passage=self._on_passage,
+            on_blame=self._on_blame,
             on_late=kill_keeper,
             on_end=end,
         )

@@ -265,6 +265,7 @@ class Primary:
             on_room=lambda: None,
             on_gone=self._child_gone,
             on_passage=lambda passage: os.close(passage.fd),  # Nobody hands any over.
+            on_blame=lambda _signature: None,
             on_recovered=lambda _child, _summary: None,
             is_ours=lambda _connection: False,
             spare_others=True,

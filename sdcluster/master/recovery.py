@@ -16,7 +16,7 @@ from sdcluster.errors import ProtocolError
 from sdcluster.loops import EventLoop, Timer
 from sdcluster.master.channels import Kept, Passage, WorkerChannel
 from sdcluster.master.counts import counts
-from sdcluster.wire import channel
+from sdcluster.wire import channel, signature
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.ledger import (
     ENTRY_BYTES,
@@ -31,6 +31,8 @@ from sdcluster.wire.ledger import (
 
 TIMEOUT_S = 2.0
 """How long a keeper may take."""
+REFUSED = 502
+"""The status that a request is refused with which has killed a worker that had nothing else."""
 FRAMES_PER_TURN = 16
 MAX_LAST_FRAMES = 2048
 """More than a channel holds."""
@@ -61,13 +63,17 @@ class Recovery:
         loop: EventLoop,
         worker: WorkerChannel,
         *,
+        is_quarantine: bool = False,
         is_ours: Callable[[socket.socket], bool],
         on_passage: Callable[[Passage], None],
+        on_blame: Callable[[int], None],
         on_late: Callable[[], None],
         on_end: Callable[[Summary], None],
     ) -> None:
         """`is_ours` tells whether a connection came to a listener of the cluster.
 
+        `is_quarantine` says that the worker had one connection at a time, whose request is guilty
+        then. `on_blame` is told the signature of one that is, or of which it cannot be found out.
         `on_passage` owns a connection that lives on. `on_late` is called when it takes too long,
         `on_end` once, when there is nothing more to come.
         """
@@ -75,6 +81,8 @@ class Recovery:
         self._worker = worker
         self._is_ours = is_ours
         self._on_passage = on_passage
+        self._is_quarantine = is_quarantine
+        self._on_blame = on_blame
         self._on_late = on_late
         self._on_end = on_end
         self._summary = Summary()
@@ -220,6 +228,7 @@ class Recovery:
             entry = _entered(came_with)
         counted = counts(connection)
         can_go_on = counted.is_open if counted is not None else connection.family == socket.AF_UNIX
+        can_go_on = can_go_on and descriptors.has_peer(connection.fileno())
         known = Known(
             in_base=entry.in_base,
             length=entry.length,
@@ -235,6 +244,12 @@ class Recovery:
             last_serial=self._worker.last_serial,
             limit=ledger.layout.limit if came_with is None else channel.MAX_UNANSWERED_BYTES,
         )
+        was_at_work = entry.is_begun and finding.verdict is not Verdict.ELSEWHERE
+        if finding.verdict is Verdict.IDLE:
+            was_at_work = False  # It was answered.
+        is_tried = finding.verdict is Verdict.AGAIN and signature.is_repeatable(entry.signature)
+        if was_at_work and (self._is_quarantine or not is_tried):
+            self._on_blame(entry.signature)
         if finding.verdict not in (Verdict.IDLE, Verdict.AGAIN):
             return finding.verdict, Handoff()
         if came_with is not None:
@@ -247,6 +262,8 @@ class Recovery:
             consumed=finding.consumed,
             written=finding.written,
             proxied=entry.proxied,
+            signature=entry.signature if was_at_work else signature.NONE,
+            refusal=REFUSED if was_at_work and self._is_quarantine else 0,
         )
         return finding.verdict, handoff
 
@@ -264,6 +281,7 @@ def _entered(handoff: Handoff) -> Entry:
         deaths=handoff.deaths,
         begun=0,
         handing=0,
+        signature=signature.NONE,
         proxied=handoff.proxied,
     )
 

@@ -14,6 +14,8 @@ from sdcluster.wire.scoreboard import Field
 
 MAX_OFFENCES = 8
 """Frames that break the protocol, after which a worker is not listened to any more."""
+COMMAND_SERVES_S = 1.0
+"""A command that has lived for so long when it was ready is taken to have served somebody."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -131,6 +133,12 @@ class WorkerProcess:
     def has_connections(self) -> bool:
         """Tell whether it has connections, or was given some that it has not taken."""
         return bool(self.channel.connections() or self.channel.outstanding())
+
+    def had_requests(self, now: float) -> bool:
+        """Tell whether its app was given any request, as far as that can be known of a command."""
+        if self.is_command:
+            return bool(self.ready_at) and now - self.ready_at >= COMMAND_SERVES_S
+        return self.channel.has_begun()
 
     def figures(self, now: float) -> Figures:
         """Return how it is doing."""

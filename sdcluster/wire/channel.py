@@ -45,9 +45,12 @@ MAX_PROXIED_BYTES = 107
 """Whatever the address."""
 ANY = -1
 """As a slot: whichever worker."""
+QUARANTINE = -2
+"""As a slot: a worker that has nothing else; each that has this number or a lower one is such."""
 
-_HEADER = struct.Struct("<cBBBBiIIQQ")
-"""Type, hops, crashes, deaths, bytes proxied, slot, serial, bytes unanswered, read, written."""
+_HEADER = struct.Struct("<cBBBBiIIHQQQ")
+"""Type, hops, crashes, deaths, bytes proxied, slot, serial, bytes unanswered, refusal, signature,
+bytes read, written."""
 
 _MOVE = struct.Struct("<cHI")
 """Type, connections, slot."""
@@ -75,6 +78,10 @@ class Handoff:
     """Bytes read from it, ever, with those that are unanswered."""
     written: int = 0
     """Bytes written to it, ever."""
+    signature: int = 0
+    """What requests as the one that is unanswered have in common, see `worker.quarantine`."""
+    refusal: int = 0
+    """The status that the request is refused with, and no app sees it; 0 when it is served."""
     proxied: bytes = b""
     """Who the client is when a proxy has said so, as workers put it among themselves."""
 
@@ -96,6 +103,8 @@ def encode_handoff(handoff: Handoff) -> bytes:
         handoff.slot,
         handoff.serial,
         len(handoff.unanswered),
+        handoff.refusal,
+        handoff.signature,
         handoff.consumed,
         handoff.written,
     )
@@ -120,7 +129,8 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
     if len(data) < _HEADER.size:
         raise ProtocolError(f"a hand-off of {len(data)} bytes")
     header = _HEADER.unpack_from(data)
-    kind, hops, crashes, deaths, proxied, slot, serial, unanswered, consumed, written = header
+    kind, hops, crashes, deaths, proxied, slot, serial, unanswered, *rest = header
+    refusal, signature, consumed, written = rest
     begin = _HEADER.size + proxied
     end = begin + unanswered
     if (
@@ -128,7 +138,7 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
         or proxied > MAX_PROXIED_BYTES
         or unanswered > MAX_UNANSWERED_BYTES
         or end > len(data)
-        or slot < ANY
+        or slot < QUARANTINE
     ):
         raise ProtocolError("a hand-off that makes no sense")
     handoff = Handoff(
@@ -140,6 +150,8 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
         serial=serial,
         consumed=consumed,
         written=written,
+        signature=signature,
+        refusal=refusal,
         proxied=data[_HEADER.size : begin],
     )
     return handoff, end

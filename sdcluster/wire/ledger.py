@@ -82,6 +82,8 @@ class Word(IntEnum):
     """`IN_BASE` of the request that the app was given last, and 1; 0 when it was given none."""
     HANDING = 9
     """The serial number with which it is being handed over; 0 when it is not."""
+    SIGNATURE = 10
+    """What requests as the one that the app was given last have in common, see `wire.signature`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Entry:
     deaths: int
     begun: int
     handing: int
+    signature: int
     proxied: bytes
 
     @property
@@ -183,5 +186,6 @@ def decode_entry(data: bytes) -> Entry:
         deaths=words[Word.DEATHS],
         begun=words[Word.BEGUN],
         handing=words[Word.HANDING],
+        signature=words[Word.SIGNATURE],
         proxied=proxied,
     )

@@ -3,7 +3,10 @@
 One page (a sealed memfd) per worker, or in a program per listener that a worker has, so that a
 worker can damage only what is said of itself.
 Each field is an aligned 64-bit word: on the machines Linux runs on, such a word is read whole.
-The writer is the worker, but for `WAITING` and `SLOTS`.
+The writer is the worker, but for `WAITING`, `SLOTS` and what is about the quarantine.
+
+After the fields there are, from the word `SIGNATURES_AT` on, the signatures that are listed, see
+`wire.signature`.
 """
 
 from enum import IntEnum
@@ -44,6 +47,16 @@ class Field(IntEnum):
     """How long they have taken until then, all together, in nanoseconds."""
     MOVES = 12
     """Orders to move connections that were carried out, ever."""
+    BEGUN = 13
+    """1 once the app was given a request."""
+    QUARANTINE = 14
+    """Written by the master: a number that changes whenever other signatures are listed."""
+    SIGNATURES = 15
+    """Written by the master: how many are listed."""
+
+
+SIGNATURES_AT = 64
+MAX_SIGNATURES = 32
 
 
 class Scoreboard:

@@ -14,12 +14,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from sdcluster.wire.channel import ANY, Handoff
+from sdcluster.wire.channel import ANY, QUARANTINE, Handoff
 from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, State, Word
 from sdcluster.worker import proxyprotocol
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
+from sdcluster.worker.quarantine import Signatures
 from sdcluster.worker.replay import Fate, Policy, fate, request_line
 
 MAX_HELD_BYTES = 64 * 1024
@@ -27,13 +28,22 @@ MAX_HELD_BYTES = 64 * 1024
 
 _STATE, _IN_BASE, _LENGTH = int(Word.STATE), int(Word.IN_BASE), int(Word.LENGTH)
 _OUT_BASE, _OUT_DONE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_DONE), int(Word.OUT_END)
-_BEGUN, _HANDING = int(Word.BEGUN), int(Word.HANDING)
+_BEGUN, _HANDING, _SIGNATURE = int(Word.BEGUN), int(Word.HANDING), int(Word.SIGNATURE)
 _LONG_BYTES = 16 * 1024
 """A request that takes so much memory that it is given back."""
+LEAVE_RETRY_S = 0.05
+"""How long to wait for a master that takes no connection at the moment."""
+RETRY_AFTER_S = 1
+"""What a client is told that is refused as too many others wait."""
 _BAD_GATEWAY = (
     b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 11\r\nconnection: close\r\n\r\nBad Gateway"
 )
+_UNAVAILABLE = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"retry-after: %d\r\ncontent-length: 19\r\nconnection: close\r\n\r\nService Unavailable"
+) % RETRY_AFTER_S
+_BUSY = 503
 
 logger = logging.getLogger("sdcluster")
 
@@ -49,10 +59,13 @@ class Moves:
         replay: Policy,
         proxies: Trust | None,
         is_routed: bool,
+        signatures: Signatures,
+        is_quarantine: bool = False,
         on_closed: Callable[[], None],
     ) -> None:
         """`on_closed` is called when a connection is gone; `replay` is for what a dead one had.
 
+        With `is_quarantine` each comes for one request, and goes when that is answered.
         `proxies` are the peers that are to say who the client is; None when nobody is. With
         `is_routed` no more is read of a request than can be handed over, before it is to `stay`.
         """
@@ -62,7 +75,9 @@ class Moves:
         self.proxies = proxies
         self.is_routed = is_routed
         self.on_closed = on_closed
-        self.is_draining = False
+        self.signatures = signatures
+        self.is_quarantine = is_quarantine
+        self.is_draining = is_quarantine
         """Whether all are to go to other workers, as soon as they are free."""
         self.serial = 0
         self.holding: list[MovableConnection] = []
@@ -169,7 +184,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_origin",
         "_out_base",
         "_read",
+        "_refusal",
         "_region",
+        "_signature_at",
+        "_signatures",
         "_staying_at",
         "_transport",
         "_words",
@@ -199,7 +217,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         else:
             self._words, self._at = memoryview(array.array("Q", bytes(ENTRY_BYTES))), 0
             self._limit, self._data_at = 0, 0
-        self._begun_at = self._at + _BEGUN
+        self._begun_at, self._signature_at = self._at + _BEGUN, self._at + _SIGNATURE
+        self._signatures = moves.signatures
+        self._refusal = handoff.refusal
         self._map = ledger.map
         self._region = ledger.bytes[self._data_at : self._data_at + self._limit]
         self._origin: bytes | None = handoff.unanswered
@@ -257,7 +277,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                     self._feed(unanswered)
                 return
         unanswered, self._origin = self._origin, None
-        if unanswered:
+        if self._refusal:
+            self._refuse(unanswered or b"")
+        elif unanswered:
             self._go_on(unanswered)
         elif self._read:
             self._engine.wait_for_request()
@@ -269,13 +291,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             case Fate.SERVED:
                 self._feed(unanswered)
             case Fate.REFUSED:
-                logger.error(
-                    "%d workers have died with the request %r: it is answered 502",
-                    self.deaths,
-                    request_line(unanswered),
-                )
-                self.write(_BAD_GATEWAY)
-                self.close()
+                self._refuse(unanswered)
             case Fate.CLOSED:
                 logger.warning(
                     "a worker has died with the request %r, which may not be sent to an app twice: "
@@ -283,6 +299,21 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                     request_line(unanswered),
                 )
                 self.close()
+
+    def _refuse(self, unanswered: bytes) -> None:
+        """Answer a request that no app is to see."""
+        if self._refusal == _BUSY:
+            line = request_line(unanswered)
+            logger.warning("too many requests as %r wait in the quarantine: answered 503", line)
+            self.write(_UNAVAILABLE)
+        else:
+            logger.error(
+                "%d workers have died with the request %r: it is answered 502",
+                self.deaths,
+                request_line(unanswered),
+            )
+            self.write(_BAD_GATEWAY)
+        self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End."""
@@ -531,10 +562,23 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     # What the engine's protocol tells.
 
     def begin(self, scope: Any, receive: Any, send: Any) -> Any:
-        """Be the app, which is at work on the request from now on."""
+        """Be the app, which is at work on the request from now on, or have it served elsewhere."""
         if not self._is_gone:  # Else the entry may be another's.
+            signatures = self._signatures
+            signature = signatures.sign(scope)
+            if signatures.is_listed(signature) and not self._moves.is_quarantine:
+                return self._set_apart(signature, send)
+            # In this order: the signature has to be that of the request that is begun.
+            self._words[self._signature_at] = signature
             self._words[self._begun_at] = self._read + 1
         return self._app(scope, receive, send)
+
+    async def _set_apart(self, signature: int, send: Any) -> None:
+        """Have a request served in the quarantine; one that cannot go there is refused."""
+        if not self.hand_over(QUARANTINE, signature=signature):
+            headers = [(b"retry-after", b"%d" % RETRY_AFTER_S), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": _BUSY, "headers": headers})
+            await send({"type": "http.response.body", "body": b"Service Unavailable"})
 
     @property
     def consumed(self) -> int:
@@ -625,10 +669,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return self.is_movable and not self._is_upgraded and bool(self._engine.is_waiting())
 
     def _leave(self) -> None:
-        if self.is_free:
-            self.hand_over()
+        if self.is_free and not self.hand_over() and not self._moves.is_shut:
+            self._loop.call_later(LEAVE_RETRY_S, self._leave)
 
-    def hand_over(self, slot: int = ANY) -> bool:
+    def hand_over(self, slot: int = ANY, *, signature: int = 0) -> bool:
         """Let the worker of another slot have it, with what is unanswered; False if that cannot be.
 
         Whoever is at work on the request finds the client gone.
@@ -647,6 +691,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             consumed=self._read + length,
             written=self._written,
             proxied=self.proxied,
+            signature=signature,
         )
         words[at + _HANDING] = moves.serial
         if not moves.exit.send(self._fd, handoff):

@@ -7,12 +7,16 @@ from typing import Literal
 Policy = Literal["idempotent", "all", "never"]
 
 MAX_CRASHES = 1
-"""Workers that may die when their app is at work on a request, before it is refused."""
+"""Workers that may die when their app is at work on a request, before it is refused.
+
+The second one had nothing else: the request is served in the quarantine when it was not alone.
+"""
 MAX_DEATHS = 8
 """Workers that may die with it at all: what reads requests may be what it kills."""
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110, 9.2.2."""
+_IDEMPOTENT = frozenset(method.encode() for method in IDEMPOTENT)
 _IDEMPOTENCY_KEY = re.compile(rb"\r\nidempotency-key[ \t]*:", re.IGNORECASE)
 _MAX_LINE_CHARS = 200
 

@@ -16,6 +16,7 @@ from sdcluster import side
 from sdcluster.errors import AppError
 from sdcluster.process import Label
 from sdcluster.wire import frames
+from sdcluster.wire.channel import QUARANTINE
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
 from sdcluster.worker import agent, command, engine, loader, logs, routing, script, server
 from sdcluster.worker.intake import tell
@@ -101,9 +102,13 @@ def _describe(prepare: frames.Prepare, order: frames.Fork) -> None:
     for line in order.environment:
         name, _, value = line.partition("=")
         os.environ[name] = value
-    what = "agent" if order.agent else f"worker {order.slot}"
+    what, short = f"worker {order.slot}", f"w{order.slot}"
+    if order.agent:
+        what = short = "agent"
+    elif order.slot <= QUARANTINE:
+        what, short = "quarantine", "quar"
     title = f"sdcluster: {what} {prepare.name} gen {prepare.generation}"
-    Label(title, "sdcluster:agent" if order.agent else f"sdcluster:w{order.slot}").show()
+    Label(title, f"sdcluster:{short}").show()
     if prepare.script:
         return  # What it logs, and where, is all its own.
     who = f"sdcluster[{prepare.name}] {'agent' if order.agent else f'worker {order.worker}'}"
@@ -145,7 +150,10 @@ def _serve(
     if prepare.shard_function:
         key = loader.load_function(prepare.shard_function, "shard")
     slots = functools.partial(board.__getitem__, Field.SLOTS)
-    app = routing.routed(app, routing.rule(prepare, order.slot, key), slot=order.slot, slots=slots)
+    is_quarantine = order.slot <= QUARANTINE
+    if not is_quarantine:  # Which serves whatever it is given.
+        rule = routing.rule(prepare, order.slot, key)
+        app = routing.routed(app, rule, slot=order.slot, slots=slots)
     messages = socket.socket(fileno=descriptors[2])
     listeners = [socket.socket(fileno=fd) for fd in descriptors[3:]]
     member = side.member
@@ -162,6 +170,7 @@ def _serve(
         board=board,
         ledger=safety.ledger(),
         keeper=safety.keeper,
+        is_quarantine=is_quarantine,
         on_loop=join,
         flush=member.flush,
     )

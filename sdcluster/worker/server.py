@@ -20,6 +20,7 @@ from sdcluster.worker.latency import Timed
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import Moves
 from sdcluster.worker.proxyprotocol import Trust
+from sdcluster.worker.quarantine import Signatures
 from sdcluster.worker.replay import Policy
 from sdcluster.worker.routing import Router
 
@@ -38,6 +39,7 @@ def serve(
     board: Scoreboard,
     ledger: Ledger,
     keeper: Keeper | None,
+    is_quarantine: bool,
     on_loop: Callable[[asyncio.AbstractEventLoop], None],
     flush: Callable[[], Awaitable[None]],
 ) -> None:
@@ -48,7 +50,10 @@ def serve(
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         on_loop(runner.get_loop())
-        runner.run(_Server(app, prepare, control, listeners, board, ledger, keeper).run(flush))
+        server = _Server(
+            app, prepare, control, listeners, board, ledger, keeper, is_quarantine=is_quarantine
+        )
+        runner.run(server.run(flush))
 
 
 class _Server:
@@ -61,8 +66,11 @@ class _Server:
         board: Scoreboard,
         ledger: Ledger,
         keeper: Keeper | None,
+        *,
+        is_quarantine: bool,
     ) -> None:
         self._app = app
+        self._is_quarantine = is_quarantine
         self._ledger = ledger
         self._keeper = keeper
         self._prepare = prepare
@@ -83,12 +91,15 @@ class _Server:
     async def run(self, flush: Callable[[], Awaitable[None]]) -> None:
         loop, application = asyncio.get_running_loop(), self._application
         await application.start_up()
-        limit = self._prepare.max_connections
+        limit = 1 if self._is_quarantine else self._prepare.max_connections
+        replay = cast(Policy, self._prepare.replay)
         way_out = Exit(self._control)
         moves = Moves(
             self._ledger,
             way_out,
-            replay=cast(Policy, self._prepare.replay),
+            replay=replay,
+            signatures=Signatures(self._board, replay=replay),
+            is_quarantine=self._is_quarantine,
             is_routed=isinstance(self._app, Router),
             proxies=Trust(self._prepare.proxies) if self._prepare.proxies else None,
             on_closed=lambda: intake.closed(),

@@ -13,6 +13,7 @@ import load
 from waiting import TIMEOUT_S, wait_until
 
 from sdcluster.client import Master
+from sdcluster.core.states import is_quarantine
 from sdcluster.errors import ControlError
 
 __all__ = ["TIMEOUT_S", "Instance", "sdcluster", "wait_until"]
@@ -108,8 +109,17 @@ class Instance:
         return wait_until(look, what)
 
     def worker_pids(self) -> list[int]:
-        """Return the pids of the workers that serve, by slot."""
-        return [one["pid"] for one in self.status()["workers"] if one["state"] == "serving"]
+        """Return the pids of the workers that serve, by slot; without those of the quarantine."""
+        return [
+            one["pid"]
+            for one in self.status()["workers"]
+            if one["state"] == "serving" and not is_quarantine(one["slot"])
+        ]
+
+    def quarantine_pids(self) -> list[int]:
+        """Return the pids of the workers that serve in the quarantine."""
+        workers = self.status()["workers"]
+        return [one["pid"] for one in workers if is_quarantine(one["slot"])]
 
     def mold_pids(self) -> list[int]:
         """Return the pids of the molds: the master's children that have this title."""

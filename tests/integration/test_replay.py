@@ -108,9 +108,13 @@ def test_config_says_what_may_be_served_twice(
 
 def test_request_that_is_too_long_to_keep_ends(start: Start, tmp_path: Path) -> None:
     """Its connection is closed; one that is not is served."""
-    instance = start(APP, config=CONFIG + "replay_max_kb = 4\n")
-    assert ask(instance, request("PUT", "dies-once", body=b"x" * 4096)) == ("", b"")
+    config = CONFIG + "replay_max_kb = 4\n"
+    assert ask(start(APP, config=config), request("PUT", "dies-once", body=b"x" * 4096)) == (
+        "",
+        b"",
+    )
     (tmp_path / "dies-once").unlink()
+    instance = start(APP, config=config)  # One that has not been killed by such a request.
     body = b"x" * 3500
     assert ask(instance, request("PUT", "dies-once", body=body)) == ("HTTP/1.1 200 OK", body)
 
@@ -120,25 +124,34 @@ def test_request_that_the_app_has_not_seen_is_served_whatever_dies(
 ) -> None:
     """Also when two workers die with it, and when it may not be served twice.
 
-    A worker reads many requests before its app is given the first: that one hangs.
+    A worker reads many requests before its app is given the first: that one hangs. The worker that
+    gets the rest hangs in the next one; each is tried once more, in the quarantine.
     """
-    count = 8
+    count, hanging = 8, 2
     instance = start(APP, config=CONFIG.replace("2", "1"))
     (pid,) = instance.worker_pids()
-    clients = [dial(instance.address) for _ in range(1 + count)]
+    clients = [dial(instance.address) for _ in range(hanging + count)]
     wait_until(lambda: _connections(instance) == len(clients), "all have come")
     stop(pid)
-    clients[0].sendall(request("GET", "hangs"))
-    for client in clients[1:]:
+    for client in clients[:hanging]:
+        client.sendall(request("GET", "hangs"))
+    for client in clients[hanging:]:
         client.sendall(request("POST", "", body=b"all of it"))
     kill(pid, signal.SIGCONT)
-    for crashes in (1, 2):
-        wait_until(partial(_is_seen, tmp_path, "hangs", crashes), "the app hangs")
-        assert seen(tmp_path, "none") == 0
-        kill(instance.worker_pids()[0], signal.SIGKILL)
-    assert clients[0].recv(65536).startswith(b"HTTP/1.1 502 ")
-    for client in clients[1:]:
+    wait_until(partial(_is_seen, tmp_path, "hangs", 1), "the app hangs")
+    kill(pid, signal.SIGKILL)
+    # In the next worker, and in that of the quarantine.
+    wait_until(partial(_is_seen, tmp_path, "hangs", 3), "the app hangs again")
+    assert seen(tmp_path, "none") == 0
+    kill(instance.worker_pids()[0], signal.SIGKILL)
+    for client in clients[hanging:]:
         assert client.recv(65536).endswith(b"\r\n\r\nall of it")
+    # Each has a worker of the quarantine, as the first one takes long.
+    wait_until(partial(_is_seen, tmp_path, "hangs", 4), "both hang in the quarantine")
+    for pid in instance.quarantine_pids():
+        kill(pid, signal.SIGKILL)
+    for client in clients[:hanging]:
+        assert client.recv(65536).startswith(b"HTTP/1.1 502 ")
     for client in clients:
         client.close()
     assert seen(tmp_path, "none") == count

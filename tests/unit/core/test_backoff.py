@@ -1,6 +1,13 @@
 """How long a slot waits before it is filled again."""
 
-from sdcluster.core.backoff import FIRST_DELAY_S, JITTER, MAX_DELAY_S, WINDOW_S, Backoff
+from sdcluster.core.backoff import (
+    FIRST_DELAY_S,
+    JITTER,
+    MAX_DELAY_S,
+    MAX_DELAY_WITH_REQUESTS_S,
+    WINDOW_S,
+    Backoff,
+)
 
 
 def test_first_crash_is_answered_at_once() -> None:
@@ -23,6 +30,15 @@ def test_crashes_within_the_window_count_however_long_the_worker_had_lived() -> 
     """A crash every fifty seconds is a crash loop."""
     backoff = Backoff()
     assert [backoff.delay_s(now, jitter=0.0) for now in (0.0, 50.0, 100.0)] == [0.0, 0.25, 0.5]
+
+
+def test_crash_of_a_worker_that_had_requests_is_answered_soon() -> None:
+    """It counts as any other, but it does not wait as long."""
+    backoff = Backoff()
+    for _ in range(10):
+        delay_s = backoff.delay_s(100.0, jitter=0.0, had_requests=True)
+        assert delay_s <= MAX_DELAY_WITH_REQUESTS_S
+    assert backoff.delay_s(100.0, jitter=0.0) == MAX_DELAY_S
 
 
 def test_window_without_a_crash_starts_anew() -> None:

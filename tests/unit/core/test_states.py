@@ -3,6 +3,7 @@
 from sdcluster.core.states import (
     AGENT,
     EXPECTED,
+    QUARANTINE,
     ExitReason,
     Generation,
     Slot,
@@ -10,6 +11,7 @@ from sdcluster.core.states import (
     Worker,
     WorkerId,
     WorkerState,
+    label,
     place,
 )
 
@@ -54,5 +56,8 @@ def test_slot_is_empty_when_no_process_belongs_to_it() -> None:
 
 
 def test_slots_have_names_for_people() -> None:
-    """The agent's has no number that would mean anything to them."""
-    assert [place(AGENT), place(Slot(0))] == ["the agent", "slot 0"]
+    """Those of the agent and the quarantine have no numbers that would mean anything to them."""
+    slots = (AGENT, QUARANTINE, Slot(QUARANTINE - 1), Slot(0))
+    assert [label(slot) for slot in slots] == ["agent", "quarantine", "quarantine", "0"]
+    assert [place(slot) for slot in slots[1:]] == ["the quarantine", "the quarantine", "slot 0"]
+    assert place(AGENT) == "the agent"

@@ -45,7 +45,8 @@ def test_cluster_recovers_as_soon_as_nothing_fails_any_more() -> None:
         current = world.supervisor.current
         assert world.is_announced and world.reload is None and not world.is_requested
         assert world.molds == {current: True}
-        assert sorted(one.slot for one in world.workers.values()) == sorted(world.wanted_slots())
+        slots = world.wanted_slots() | world.quarantine_slots()
+        assert sorted(one.slot for one in world.workers.values()) == sorted(slots)
         assert all(one.serves and one.generation == current for one in world.workers.values())
 
     walk(range(1000, 1000 + WALKS), end)

@@ -15,11 +15,13 @@ from sdcluster.core import events as ev
 from sdcluster.core.states import (
     AGENT,
     EXPECTED,
+    QUARANTINE,
     ExitReason,
     Generation,
     Policy,
     ReloadCause,
     WorkerId,
+    is_quarantine,
 )
 from sdcluster.core.supervisor import Supervisor
 
@@ -78,6 +80,8 @@ class World:
         """A reload was asked for and has not begun."""
         self.wanted = 0
         """The number of workers, without the agent."""
+        self.quarantine = 0
+        """The number of workers that the quarantine needs."""
         self.policies: dict[Generation, Policy] = {}
         self.excused: set[int] = set()
         """Slots that have lost their worker against the cluster's will, or never had one."""
@@ -114,6 +118,8 @@ class World:
             case ev.ScaleRequested(workers):
                 self.wanted = workers
                 self._excuse_all()
+            case ev.QuarantineResized(workers):
+                self.quarantine = workers
             case ev.WorkerExited(worker) | ev.ForkFailed(worker):
                 process = self.workers.pop(worker, None)
                 if process is not None:
@@ -152,6 +158,10 @@ class World:
         policy = self.policies.get(self.supervisor.current)
         agent = {AGENT} if policy is not None and policy.agent else set()
         return {*range(self.wanted), *agent}
+
+    def quarantine_slots(self) -> set[int]:
+        """Return the slots that the quarantine needs; nobody waits for their workers."""
+        return {QUARANTINE - index for index in range(self.quarantine)}
 
     def _served(self) -> set[int]:
         return {process.slot for process in self.workers.values() if process.serves}
@@ -195,7 +205,7 @@ class World:
                 self._recorded.add(worker)
             case act.AnnounceReady():
                 assert not self.is_announced
-                assert self._served() - {AGENT}
+                assert any(slot >= 0 for slot in self._served())
                 assert AGENT in self._served() or AGENT not in self.wanted_slots()
                 self.is_announced = True
             case act.BeginReload(generation, cause):
@@ -316,6 +326,8 @@ class World:
 
     def _moves(self, process: WorkerProcess) -> bool:
         """Tell whether a worker that serves, or has served, is being replaced by choice."""
+        if is_quarantine(process.slot):
+            return False  # That keeps nobody waiting.
         if process.retired in EXPECTED:
             return process.is_admitted
         return process.comes and process.slot in self._served()
@@ -368,7 +380,8 @@ class World:
             if not process.is_ready:
                 facts.append(ev.ForkFailed(worker, "the mold died before it forked"))
             facts += [
-                ev.WorkerExited(worker, "SIGSEGV"),
+                ev.WorkerExited(worker, "SIGSEGV", was_killed=True),
+                ev.WorkerExited(worker, "SIGSEGV", had_requests=True, was_killed=True),
                 ev.WorkerFailed(worker, "no database"),
                 ev.WorkerStopping(worker),
                 ev.WorkerHung(worker, "gave no sign of life"),
@@ -382,8 +395,10 @@ class World:
         draw = self.random.random()
         if draw < 0.6:
             return ev.ReloadRequested()
-        if draw < 0.98:
+        if draw < 0.9:
             return ev.ScaleRequested(self.random.randint(1, MAX_WORKERS))
+        if draw < 0.98:
+            return ev.QuarantineResized(self.random.randint(0, 2))
         return ev.StopRequested(at_once=self.random.random() < 0.5)
 
     def _nonsense(self) -> list[ev.Event]:

@@ -43,6 +43,7 @@ class Family:
             on_room=lambda: None,
             on_gone=lambda _process, untaken: untaken.close(),
             on_passage=self.passages.append,
+            on_blame=lambda _signature: None,
             on_recovered=lambda _process, summary: self.summaries.append(summary),
             is_ours=lambda _connection: True,
         )

@@ -24,6 +24,10 @@ class FakeLoop:
         self.readers: dict[int, Callable[[], None]] = {}
         self.timers: list[Timer] = []
 
+    def time(self) -> float:
+        """Stand still."""
+        return 0.0
+
     def add(self, fd: int, callback: Callable[[], None]) -> None:
         """Watch."""
         assert fd not in self.readers

@@ -38,6 +38,7 @@ class DeadWorker:
         self.loop = FakeLoop()
         self.ledger = new_ledger(65536)
         self.passages: list[Passage] = []
+        self.blamed: list[int] = []
         self.ends: list[Summary] = []
         self.lates = 0
         self.ours: set[int] = set()
@@ -48,6 +49,7 @@ class DeadWorker:
             self.channel,
             is_ours=lambda connection: connection.getsockname()[1] in self.ours,
             on_passage=self.passages.append,
+            on_blame=self.blamed.append,
             on_late=self._late,
             on_end=self.ends.append,
         )

@@ -125,7 +125,7 @@ FRAME = encode_handoff(HANDOFFS[1])
         (FRAME + b"x", 1, "are what it says"),
         (LEDGER + FRAME[1:], 1, "no sense"),
         (FRAME[:4] + bytes([MAX_PROXIED_BYTES + 1]) + FRAME[5:] + b"x" * 200, 1, "no sense"),
-        (FRAME[:5] + b"\xfe\xff\xff\xff" + FRAME[9:], 1, "no sense"),
+        (FRAME[:5] + b"\xfd\xff\xff\xff" + FRAME[9:], 1, "no sense"),
         (FRAME[:13] + b"\xff\xff\xff\xff" + FRAME[17:], 1, "no sense"),
     ],
 )

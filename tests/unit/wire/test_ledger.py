@@ -87,9 +87,10 @@ def test_entry_says_what_is_known() -> None:
         deaths=7,
         begun=8,
         handing=9,
+        signature=10,
         proxied=b"PROXY UNKNOWN\r\n",
     )
-    data = entry(State.PINNED, 1, 2, 3, 4, 5, 6, 7, 8, 9, proxied=b"PROXY UNKNOWN\r\n\0rest")
+    data = entry(State.PINNED, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, proxied=b"PROXY UNKNOWN\r\n\0rest")
     assert decode_entry(data) == expected
 
 

@@ -17,7 +17,7 @@ from sdcluster.worker import handoff
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import MovableConnection, Moves
-from unit.ledgers import new_ledger
+from unit.ledgers import new_ledger, none_listed
 
 
 class Engine:
@@ -48,6 +48,7 @@ def moves_of(ledger: Ledger, control: socket.socket) -> Moves:
         replay="idempotent",
         proxies=None,
         is_routed=False,
+        signatures=none_listed(),
         on_closed=lambda: None,
     )
 

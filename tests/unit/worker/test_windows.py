@@ -22,7 +22,7 @@ from sdcluster.wire.channel import Handoff
 from sdcluster.wire.ledger import ENTRY_BYTES, State, decode_entry
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.movable import MovableConnection, Moves
-from unit.ledgers import new_ledger
+from unit.ledgers import new_ledger, none_listed
 
 LIMIT = 8192
 REQUEST = b"".join(b"%07d\n" % number for number in range(125))
@@ -141,6 +141,7 @@ class Connection:
             replay="idempotent",
             proxies=None,
             is_routed=False,
+            signatures=none_listed(),
             on_closed=lambda: None,
         )
         self._engine = Engine(answer, self.look)

@@ -1,0 +1,65 @@
+"""Which requests a worker has served apart, as its scoreboard says."""
+
+import mmap
+
+import pytest
+
+from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, SIZE_BYTES, Field, Scoreboard
+from sdcluster.wire.signature import is_repeatable
+from sdcluster.worker.quarantine import Signatures
+from sdcluster.worker.replay import Policy
+
+
+@pytest.fixture
+def board() -> Scoreboard:
+    """Return an empty scoreboard."""
+    return Scoreboard(mmap.mmap(-1, SIZE_BYTES))
+
+
+def publish(board: Scoreboard, *signatures: int) -> None:
+    """List signatures, as the master does."""
+    for index, signature in enumerate(signatures):
+        board.words[SIGNATURES_AT + index] = signature
+    board[Field.SIGNATURES] = len(signatures)
+    board[Field.QUARANTINE] += 1
+
+
+def test_signatures_are_those_that_were_listed_last(board: Scoreboard) -> None:
+    """None at first."""
+    signatures = Signatures(board, replay="idempotent")
+    assert not signatures.is_listed(5)
+    publish(board, 5, 7)
+    assert [one for one in range(10) if signatures.is_listed(one)] == [5, 7]
+    publish(board, 7)
+    assert [one for one in range(10) if signatures.is_listed(one)] == [7]
+    publish(board)
+    assert not signatures.is_listed(7)
+
+
+def test_count_that_makes_no_sense_is_not_followed(board: Scoreboard) -> None:
+    """The app may write to memory that it has not allocated."""
+    signatures = Signatures(board, replay="idempotent")
+    board[Field.SIGNATURES] = 2**64 - 1
+    board[Field.QUARANTINE] = 1
+    board.words[SIGNATURES_AT + MAX_SIGNATURES] = 5
+    assert not signatures.is_listed(5)
+
+
+@pytest.mark.parametrize(
+    ("replay", "method", "expected"),
+    [
+        ("idempotent", "GET", True),
+        ("idempotent", "POST", False),
+        ("all", "POST", True),
+        ("never", "GET", False),
+    ],
+)
+def test_request_is_signed_with_what_the_policy_says(
+    board: Scoreboard, replay: Policy, method: str, expected: bool
+) -> None:
+    """And it is noted that there was one."""
+    signatures = Signatures(board, replay=replay)
+    assert not board[Field.BEGUN]
+    signature = signatures.sign({"method": method, "path": "/"})
+    assert is_repeatable(signature) is expected
+    assert board[Field.BEGUN]
