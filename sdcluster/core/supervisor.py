@@ -9,7 +9,8 @@ in which `_settle` applies them after every event:
 4. A dead mold is rebuilt by a reload of our own (`_rebuild_mold`).
 5. Slots are added or removed (`_resize`).
 6. Vacant slots are filled, all at once (`_fill`).
-7. One slot, and never two, has its serving worker replaced by choice (`_replace_one`).
+7. One slot, and never two, has its serving worker replaced by choice (`_replace_one`). Those that
+   were replaced drain side by side, no more of them than there are slots.
 8. The agent is entrusted with its work once the ones before it are dead (`_entrust`).
 
 How a reload ends, and each one does (`_advance`, `_fail_reload`): with success once every wanted
@@ -551,18 +552,15 @@ class Supervisor:
                 self.slots[slot] = SlotRecord(slot, wanted, spawn_at=self._now)
 
     def _remove_surplus(self) -> None:
-        """Remove slots that are not wanted, from the highest on, one after the other."""
+        """Remove slots that are not wanted, from the highest on."""
         for number in sorted(self.slots, reverse=True):
             slot = self.slots[number]
             if self._is_wanted(slot) or is_quarantine(number):
                 continue
-            if slot.is_empty:
+            if not slot.is_vacant and self._may_replace():
+                self._clear(slot, ExitReason.SCALE)
+            elif slot.is_empty:
                 del self.slots[number]
-                continue
-            if self._in_transition():
-                return
-            self._clear(slot, ExitReason.SCALE)
-            return
 
     def _resize_quarantine(self) -> None:
         for index in range(self._quarantine):
@@ -595,7 +593,7 @@ class Supervisor:
         return is_quarantine(slot.number) or present < max(1, -(-self.wanted // 2))
 
     def _replace_one(self) -> None:
-        if self.phase is not Phase.RUNNING or self._in_transition():
+        if self.phase is not Phase.RUNNING or not self._may_replace():
             return
         reload = self.reload
         if reload is not None and reload.phase is ReloadPhase.ROLLING:
@@ -715,6 +713,12 @@ class Supervisor:
 
     def _in_transition(self) -> bool:
         return any(slot.in_transition for slot in self._lasting_slots())
+
+    def _may_replace(self) -> bool:
+        """Tell whether one more worker may be replaced, or removed, by choice."""
+        slots = self._lasting_slots()
+        leaving = sum(worker.reason in EXPECTED for slot in slots for worker in slot.leaving)
+        return leaving < len(slots) and not any(slot.is_replacing for slot in slots)
 
     def _serves(self, slot: SlotRecord, generation: Generation) -> bool:
         return slot.serving is not None and slot.serving.generation == generation

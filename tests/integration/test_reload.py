@@ -4,9 +4,12 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from os import kill
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import HELLO, Start
@@ -91,7 +94,7 @@ def test_new_code_is_live_in_all_workers(start: Start, tmp_path: Path) -> None:
 
 
 def test_there_are_never_fewer_workers_than_wanted(start: Start) -> None:
-    """A worker leaves only when its successor serves, and one slot is in transition at a time."""
+    """A worker leaves only when its successor serves, and one is started at a time."""
     instance = start(HELLO, "--workers", "3")
     reloading = instance.begin_reload()
     seen = []
@@ -100,9 +103,43 @@ def test_there_are_never_fewer_workers_than_wanted(start: Start) -> None:
     assert reloading.communicate()[0].endswith("done: generation 2 serves\n")
     assert {status["ready"] for status in seen} == {3}
     for status in seen:
-        slots = {one["slot"] for one in status["workers"] if one["state"] != "serving"}
-        assert len(slots) <= 1
+        states = [one["state"] for one in status["workers"]]
+        assert states.count("starting") + states.count("proving") <= 1
     assert len(seen) > 20
+
+
+HOLDING = """
+import asyncio
+import os
+
+async def app(scope, receive, send):
+    while scope["path"] == "/held" and os.path.exists("hold"):
+        await asyncio.sleep(0.01)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"done"})
+"""
+"""An app that does not answer `/held` while the file `hold` is there."""
+
+
+def test_old_workers_drain_side_by_side(start: Start, tmp_path: Path) -> None:
+    """A reload takes as long as the slowest of them, not as long as all of them together."""
+    workers = 3
+    instance = start(HOLDING, "--workers", str(workers))
+    (tmp_path / "hold").touch()
+    with ThreadPoolExecutor(workers) as pool:
+        held = [pool.submit(fetch, instance.address, "/held") for _ in range(workers)]
+        instance.wait_status(lambda status: _count(status, "serving", connections=1) == workers)
+        reloading = instance.begin_reload()
+        instance.wait_status(lambda status: _count(status, "draining") == workers)
+        assert reloading.poll() is None
+        (tmp_path / "hold").unlink()
+        assert [one.result().text for one in held] == ["done"] * workers
+    assert reloading.communicate()[0].endswith("done: generation 2 serves\n")
+
+
+def _count(status: Mapping[str, Any], state: str, *, connections: int = 0) -> int:
+    workers = [one for one in status["workers"] if one["state"] == state]
+    return sum(one["connections"] >= connections for one in workers)
 
 
 def test_a_reload_applies_the_number_of_workers(start: Start, tmp_path: Path) -> None:

@@ -86,8 +86,13 @@ def test_reload_replaces_the_agent_first() -> None:
     drive.tell(ev.ReloadRequested(), mold_started(2, policy(1, agent=True)))
     assert drive.tell(mold_ready(2)) == [spawn(3, AGENT, 2)]
     drive.tell(ready(3))
-    assert drive.wait(1) == [admit(3), retire(1, ExitReason.RELOAD), progress(3, AGENT, 2, 1, 2)]
-    assert drive.tell(exited(1))[1:] == [spawn(4, 0, 2), entrust(3)]
+    assert drive.wait(1) == [
+        admit(3),
+        retire(1, ExitReason.RELOAD),
+        progress(3, AGENT, 2, 1, 2),
+        spawn(4, 0, 2),
+    ]
+    assert drive.tell(exited(1))[1:] == [entrust(3)]
 
 
 def test_agent_works_once_the_one_before_is_dead() -> None:

@@ -26,6 +26,8 @@ from sdcluster.core.states import (
 from sdcluster.core.supervisor import Supervisor
 
 MAX_WORKERS = 5
+MAX_SLOTS = MAX_WORKERS + 1
+"""With the agent's."""
 MAX_RELOAD_S = 600.0
 """What no reload of that many workers can take, with the time limits of `World`."""
 
@@ -318,19 +320,24 @@ class World:
             assert self.is_finished == (not self.workers)
             assert not self.is_finished or self._spawned == self._recorded, "a worker is leaked"
             return
-        moving = {process.slot for process in self.workers.values() if self._moves(process)}
-        assert len(moving) <= 1, f"slots {moving} are in transition at once"
+        coming = {process.slot for process in self.workers.values() if self._replaces(process)}
+        assert len(coming) <= 1, f"the workers of slots {coming} are replaced at once"
+        leaving = [process for process in self.workers.values() if self._leaves(process)]
+        assert len(leaving) <= MAX_SLOTS, "more workers drain than there are slots"
         missing = self.wanted_slots() - self._served() - self.excused
         assert not missing, f"slots {missing} are not served"
         assert self._spawned - self._recorded == set(self.workers), "a worker is leaked"
 
-    def _moves(self, process: WorkerProcess) -> bool:
-        """Tell whether a worker that serves, or has served, is being replaced by choice."""
+    def _replaces(self, process: WorkerProcess) -> bool:
+        """Tell whether a worker is to take the place of one that serves."""
         if is_quarantine(process.slot):
             return False  # That keeps nobody waiting.
-        if process.retired in EXPECTED:
-            return process.is_admitted
         return process.comes and process.slot in self._served()
+
+    def _leaves(self, process: WorkerProcess) -> bool:
+        """Tell whether a worker that has served drains by the cluster's choice."""
+        has_served = process.is_admitted and not is_quarantine(process.slot)
+        return has_served and process.retired in EXPECTED
 
     # What may happen.
 
