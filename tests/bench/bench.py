@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 import caching
+import deaths
 import measures
 import messages
 import moving
@@ -25,9 +26,10 @@ from results import SDCLUSTER, Results
 from rich.console import Console
 from servers import SERVERS, Server
 
-PLANS = {**measures.PLANS, messages.MEASURE: messages.PLAN}
+PLANS = {**measures.PLANS, messages.MEASURE: messages.PLAN, deaths.MEASURE: deaths.PLAN}
 report.MORE[messages.MEASURE] = messages.table
 report.MORE[moving.MEASURE] = moving.table
+report.MORE[deaths.MEASURE] = deaths.table
 report.MORE.update(scheduling.TABLES)
 Round = Callable[[Effort], Mapping[str, Sample]]
 """What takes a sample of each contender of its own, once."""

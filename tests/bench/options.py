@@ -14,10 +14,11 @@ class Effort:
     load_s: int
     respawns: int
     idle_s: int
+    attack_s: int
 
 
-FULL = Effort(rounds=4, load_s=3, respawns=10, idle_s=10)
-QUICK = Effort(rounds=1, load_s=1, respawns=3, idle_s=3)
+FULL = Effort(rounds=4, load_s=3, respawns=10, idle_s=10, attack_s=60)
+QUICK = Effort(rounds=1, load_s=1, respawns=3, idle_s=3, attack_s=8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,8 @@ def parse(arguments: Sequence[str], *, description: str | None = None) -> Option
         default=[],
         metavar="NAME",
         help="a measure (throughput, reload, kill, respawn, memory, idle, messages, cache, "
-        "get_or_set, moving, spread, slow) or the beginning of a server's name; may be repeated",
+        "get_or_set, moving, spread, slow, deaths) or the beginning of a server's name; may be "
+        "repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")

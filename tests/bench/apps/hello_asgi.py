@@ -1,6 +1,7 @@
-"""ASGI without a framework: `/`, `/wait` and `/cpu`."""
+"""ASGI without a framework: `/`, `/wait`, `/cpu` and `/death`."""
 
 import asyncio
+import os
 
 from work import WAIT_S, body, burn
 
@@ -13,6 +14,8 @@ async def app(scope, receive, send):  # noqa: ARG001  # ASGI's signature.
         await asyncio.sleep(WAIT_S)
     elif scope["path"] == "/cpu":
         burn()
+    elif scope["path"] == "/death":
+        os._exit(1)
     content = body()
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(content))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -24,6 +24,7 @@ const server = http.createServer((request, response) => {
     setTimeout(answer, WAIT_MS, response);
     return;
   }
+  if (request.url === '/death') process.exit(1);
   if (request.url === '/cpu') burn();
   answer(response);
 });
