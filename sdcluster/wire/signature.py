@@ -3,18 +3,24 @@
 It is a hash of method and path, without the query, as the worker's Python has it: processes that
 come from one mold agree on it. Nobody who does not know the secret of that hash, see
 PYTHONHASHSEED, can make two paths have the same. Its lowest bit tells whether the request may be
-made again; the others are never all 0.
+made again.
 """
 
 NONE = 0
 """The signature of what no app was given."""
-_HASH = (1 << 64) - 2
+HASH = (1 << 64) - 2
+"""The bits of the hash."""
 _REPEATABLE = 1
 
 
-def sign(method: str, path: str, *, repeatable: bool) -> int:
+def seed(method: str, *, repeatable: bool) -> int:
+    """Return what the signatures of a method's requests are made of, beside the path."""
+    return hash(method) & HASH | repeatable
+
+
+def sign(seed: int, path: str) -> int:
     """Return the signature of a request, an unsigned number of 64 bits."""
-    return (hash((method, path)) & _HASH or 2) | repeatable
+    return hash(path) & HASH ^ seed
 
 
 def is_repeatable(signature: int) -> bool:

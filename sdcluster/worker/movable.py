@@ -566,7 +566,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone:  # Else the entry may be another's.
             signatures = self._signatures
             signature = signatures.sign(scope)
-            if signatures.is_listed(signature) and not self._moves.is_quarantine:
+            if signature in signatures.listed and not self._moves.is_quarantine:
                 return self._set_apart(signature, send)
             # In this order: the signature has to be that of the request that is begun.
             self._words[self._signature_at] = signature
