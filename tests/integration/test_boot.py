@@ -1,7 +1,11 @@
 """Starts that fail: no worker becomes ready, so the master ends and says why."""
 
 import re
+import signal
+from collections.abc import Mapping
+from os import kill
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import HELLO, Start
@@ -119,3 +123,26 @@ def test_ready_workers_of_all_are_enough_to_be_ready(start: Start, tmp_path: Pat
     assert fetch(instance.address).text.startswith("0 ")
     (tmp_path / "healed").touch()
     wait_until(lambda: instance.status()["ready"] == 2, "both slots serve")
+
+
+HELD_IN_LIFESPAN = LIFESPAN.format(
+    startup="import asyncio, os\n    while os.path.exists('hold'): await asyncio.sleep(0.01)"
+)
+
+
+def test_worker_that_is_killed_while_it_starts_is_tried_again(start: Start, tmp_path: Path) -> None:
+    """By the kernel, say, when memory is short: that does not end the start."""
+    (tmp_path / "hold").touch()
+    instance = start(HELD_IN_LIFESPAN, "--workers", "1", wait=False)
+    (worker,) = instance.wait_status(_has_started)["workers"]
+    kill(worker["pid"], signal.SIGKILL)
+    instance.wait_status(lambda status: _has_started(status, but=worker["pid"]))
+    (tmp_path / "hold").unlink()
+    instance.wait_ready()
+
+
+def _has_started(status: Mapping[str, Any], but: int = 0) -> bool:
+    """Tell whether there is a process that starts, and is not that one."""
+    return any(
+        one["state"] == "starting" and one["pid"] not in (0, but) for one in status["workers"]
+    )
