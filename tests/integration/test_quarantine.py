@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import SCHEDULINGS, Start
@@ -130,3 +131,40 @@ def test_path_that_kills_only_now_and_then_is_served(start: Start) -> None:
         assert fetch(instance.address, "/bad?kill").status == 502
         served = {fetch(instance.address, "/bad?other").text for _ in range(40)}
         assert len(served) >= 4
+
+
+HELD = """
+import os
+import time
+from pathlib import Path
+
+async def app(scope, receive, send):
+    if scope["path"] == "/held":
+        with Path("seen").open("a") as file:
+            print(os.getpid(), file=file)
+        while not Path("go").exists():
+            time.sleep(0.01)
+        os._exit(7)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"alive"})
+"""
+"""An app that dies of `/held` once there is the file `go`, and writes down who was given it."""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "app.sock"])
+def test_request_whose_client_has_gone_is_not_made_again(
+    start: Start, tmp_path: Path, address: str
+) -> None:
+    """It would kill one more worker, for nobody."""
+    listen = str(tmp_path / address) if address.endswith(".sock") else address
+    instance = start(HELD, config=CONFIG, listen=listen)
+    client = dial(instance.address)
+    client.sendall(b"GET /held HTTP/1.1\r\nHost: test\r\n\r\n")
+    seen = tmp_path / "seen"
+    wait_until(lambda: seen.exists() and seen.read_text(), "the app has it")
+    client.close()
+    (tmp_path / "go").touch()
+    instance.wait_log("which is dead")
+    assert fetch(instance.address).text == "alive"
+    assert fetch(instance.address, "/held").status == 502  # After what was to come before.
+    assert len(seen.read_text().split()) == 2
