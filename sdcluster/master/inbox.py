@@ -49,7 +49,7 @@ class Inbox:
 
     def received(self, worker: Worker, frame: Frame, descriptors: list[int]) -> None:
         """Take a frame from a worker. Raises `ProtocolError`, which ends that one."""
-        if worker.state == Stage.FORKED:
+        if worker._stage == Stage.FORKED:
             # It is online first, as another channel will tell.
             worker._early_frames.append((frame, descriptors))
         else:
@@ -82,7 +82,7 @@ class Inbox:
             case Kind.LISTEN:
                 self._listen(worker, frame)
             case Kind.UNLISTEN:
-                leaves = worker.state == Stage.DISCONNECTED
+                leaves = worker._stage == Stage.DISCONNECTED
                 self._openings.close(worker.id, _key(decode(frame.body)), leaves=leaves)
             case Kind.DISCONNECT:
                 worker.exited_after_disconnect = True
@@ -99,7 +99,7 @@ class Inbox:
             connection.close()
 
     def _answer(self, worker: Worker, number: int, message: Any) -> None:
-        if worker.is_dead:
+        if worker._has_ended:
             return
         reply = self._handlers.begin_answer(number, worker, message)
         if isinstance(reply, Frame):
@@ -125,7 +125,7 @@ class Inbox:
                 worker.id, decode(frame.body), shared=self._is_shared
             )
         except (ListenError, OSError) as error:
-            if worker.state == Stage.DISCONNECTED:
+            if worker._stage == Stage.DISCONNECTED:
                 return  # It is about to be interrupted, and would take this for a failure.
             cause = error if isinstance(error, OSError) else error.__cause__
             number = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EINVAL
@@ -138,7 +138,7 @@ class Inbox:
         with contextlib.suppress(OSError):  # It is gone: its exit follows.
             worker._messenger.send(reply, descriptors)
         self._openings.given(worker.id, told["key"])
-        if worker.state == Stage.DISCONNECTED:
+        if worker._stage == Stage.DISCONNECTED:
             self._openings.retire(worker.id)
         else:
             name = told["name"]
@@ -147,7 +147,7 @@ class Inbox:
     def ended(self, worker: Worker, reason: str) -> None:
         """A worker says nothing any more: it is dead, or has broken the protocol."""
         worker._requests.fail(f"worker {worker.id} is gone")
-        if reason and not worker.is_dead:
+        if reason and not worker._has_ended:
             print(f"sdcluster: worker {worker.id} broke the protocol: {reason}", file=sys.stderr)
             worker.kill(signal.SIGKILL)
 

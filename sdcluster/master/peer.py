@@ -33,13 +33,18 @@ class Worker:
         self.id = number
         self.pid = 0
         self.state = "none"
-        """As in Node: `none`, `online`, `listening`, `disconnected`, `dead`."""
+        """As in Node: `none`, `online`, `listening`, `disconnected`, `dead`.
+
+        It is what the handlers have been told, one thing after the other.
+        """
         self.exit_reason: ExitReason | None = None
         """Why it is gone; None while it is there."""
         self.exited_after_disconnect = False
         """Whether somebody wanted it to go: the program, or the worker itself."""
         self._primary = primary
         self._environment = environment
+        self._stage = "none"
+        """What `state` is when the handlers have been told of all that has happened."""
         self._emitter = Emitter(EVENTS, start=primary.handlers.start)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._messenger = Messenger(
@@ -67,8 +72,13 @@ class Worker:
 
     @property
     def is_dead(self) -> bool:
-        """Whether its process has ended."""
+        """Whether its process has ended, as the handlers of `exit` are told."""
         return self.state == "dead"
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether its process has ended, whoever knows of it."""
+        return self._stage == "dead"
 
     @property
     def is_connected(self) -> bool:
@@ -132,6 +142,8 @@ class Worker:
 
     def disconnect(self) -> None:
         """Have it take no more connections, and exit when those it has are closed."""
+        if self._has_ended:
+            return
         self.exited_after_disconnect = True
         self._primary.feed(LeaveWanted(WorkerId(self.id)))
 

@@ -98,7 +98,8 @@ class Primary:
         self._last += 1
         worker = Worker(self, self._last, dict(environment or {}))
         if manual.stopping:
-            worker.state, worker.exit_reason = "dead", ExitReason.STOP
+            worker.state = worker._stage = "dead"
+            worker.exit_reason = ExitReason.STOP
             worker.exited_after_disconnect = True
             worker._settle()
             return worker
@@ -202,7 +203,7 @@ class Primary:
             for child in machinery.children.workers.values():
                 child.channel.finish()
         for worker in self.workers.values():
-            worker.exited_after_disconnect = True
+            worker.exited_after_disconnect |= not worker._has_ended
         self.feed(ev.StopRequested(at_once=at_once))
 
     def disconnect(self) -> "asyncio.Future[None]":
@@ -219,11 +220,11 @@ class Primary:
 
     def kill(self, worker: Worker, number: signal.Signals) -> None:
         """Send a worker a signal, by the program's wish."""
-        if worker.is_dead:
+        if worker._has_ended:
             return
         worker._signals.add(number.name)
         child = self._started().children.workers.get(worker.id)
-        if child is None or (worker.state == "none" and number is not signal.SIGKILL):
+        if child is None or (worker._stage == "none" and number is not signal.SIGKILL):
             worker._early_signals.append(number)
         else:
             child.kill(number)
@@ -246,7 +247,7 @@ class Primary:
         bulletin = Bulletin(
             ServiceManager(),
             self._events_loop,
-            lambda: [worker.state for worker in self.workers.values()],
+            lambda: [worker._stage for worker in self.workers.values()],
         )
         process.become_subreaper()
         config = self._settings.config()
@@ -362,7 +363,7 @@ class Primary:
 
     def _announce(self, told: Announce) -> None:
         worker = self.workers[told.worker]
-        worker.state = told.stage.value
+        worker._stage = told.stage.value
         arguments: tuple[Any, ...] = ()
         match told.stage:
             case Stage.FORKED:
@@ -380,23 +381,32 @@ class Primary:
         if told.stage is Stage.ONLINE:
             self.inbox.take_early(worker)
         if told.stage is Stage.DEAD:
-            self._soon(self._say_farewell)
-            self._soon(self._end_if_idle)
+            self._tell(self._say_farewell)
+            self._tell(self._end_if_idle)
 
     def _tell_manager(self) -> None:
         if self._ran:
             self._started().bulletin.changed()
 
     def _listens(self, worker: Worker, address: Any) -> None:
-        worker.state = "listening"
+        worker._stage = "listening"
         self._tell_manager()
         self._emit(worker, "listening", address)
 
     def _emit(self, worker: Worker, event: str, *arguments: Any) -> None:
-        """Tell those who hear the worker, and those who hear all; never within a call of theirs."""
+        """Tell those who hear the worker, and those who hear all; never within a call of theirs.
+
+        What they see of the worker then is what they are told, and nothing that has come after it.
+        """
+        self._tell(self._enter, worker, worker._stage)
         if event != "fork":
             self._tell(worker._emitter.emit, event, *arguments)
         self._tell(self.handlers.events.emit, event, worker, *arguments)
+
+    def _enter(self, worker: Worker, state: str) -> None:
+        worker.state = state
+        if worker.is_dead:
+            del self.workers[worker.id]
 
     def _tell(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call something of the program's soon: one turn of the loop for all there is to tell."""
@@ -421,7 +431,6 @@ class Primary:
         worker.exit_reason = told.reason
         if number in worker._signals and not worker.exited_after_disconnect:
             worker.exit_reason = ExitReason.KILLED
-        del self.workers[worker.id]
         self._started().openings.gone(worker.id)
         worker._settle()
         if told.reason in (ExitReason.CRASH, ExitReason.BOOT_FAILED):
