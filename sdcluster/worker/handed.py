@@ -7,9 +7,12 @@ is at its end, and ready to be read for ever; it is taken out, and nobody is wok
 """
 
 import errno
+import fcntl
 import os
 import select
 import socket
+import struct
+import termios
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +26,7 @@ from sdcluster.worker.intake import tell
 from sdcluster.worker.listener import ClusterListener
 
 _ANCILLARY_BYTES = descriptors.space(1)
+_INT = struct.Struct("i")
 
 
 class HandedListener(ClusterListener):
@@ -72,6 +76,14 @@ class HandedListener(ClusterListener):
     def setblocking(self, flag: bool, /) -> None:
         """As of any socket."""
         self.settimeout(None if flag else 0.0)
+
+    def has_connection(self) -> bool:
+        """Whether `accept` has one to take: that no more will come is none."""
+        try:
+            waiting = fcntl.ioctl(self._channel.fileno(), termios.FIONREAD, bytes(_INT.size))
+        except (OSError, ValueError):
+            return False  # It is closed.
+        return _INT.unpack(waiting)[0] > 0
 
     def _accept_one(self) -> tuple[socket.socket, Any]:
         """Do as `accept`.

@@ -41,7 +41,7 @@ class ClusterListener(socket.socket):
         """Do nothing: the master listens."""
 
     def has_connection(self) -> bool:
-        """Whether `accept` has something to take, which may be that no more will come."""
+        """Whether `accept` has a connection to take."""
         poll = select.poll()
         try:
             poll.register(self.fileno(), select.POLLIN)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sdcluster import requests
+from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError
 from sdcluster.wire.channel import FINISH
 from sdcluster.wire.messages import Frame, Kind
@@ -64,6 +65,9 @@ class ProgramMember(Member):
         self._is_overdue = False
         """At the deadline a server was still ending."""
         self._reading: Reading | None = None
+        self._telling = threading.Lock()
+        self._has_told = False
+        """Those who hear of it were told that the worker is to leave."""
 
     def start(self) -> None:
         """Begin to listen to the master, and tell it that this worker runs."""
@@ -96,6 +100,26 @@ class ProgramMember(Member):
         assert self._reading is not None
         with self._reading.meanwhile():
             return self._listening.open(request)
+
+    def on(
+        self, event: str, *, once: bool = False
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Return a decorator for a handler of an event.
+
+        One of `disconnect` that comes after the order to leave is called all the same.
+        """
+        decorate = super().on(event, once=once)
+
+        def add(handler: Callable[..., Any]) -> Callable[..., Any]:
+            with self._telling:
+                if not self._has_told:
+                    return decorate(handler)
+            late = Emitter((event,), start=self._start)
+            late.on(event)(handler)
+            self._in_program(late.emit, event)
+            return handler
+
+        return add if event == "disconnect" else decorate
 
     # Messages.
 
@@ -192,7 +216,7 @@ class ProgramMember(Member):
         if self._reading is not None:
             self._reading.stay()
         self._stop_listening()
-        self._tell("disconnect")
+        self._in_program(self._tell_to_leave)
         for on_leave in self._holders:
             on_leave()
         self._own_loop.call_later(self.drain_timeout_s, self._end)
@@ -202,6 +226,11 @@ class ProgramMember(Member):
     def _stop_listening(self) -> None:
         if self._listening.stop():
             self._own_loop.call_later(SHARE_INTERVAL_S, self._stop_listening)
+
+    def _tell_to_leave(self) -> None:
+        with self._telling:
+            self._has_told = True
+        self._emitter.emit("disconnect")
 
     def _is_idle(self) -> bool:
         assert self._messenger is not None
