@@ -1,6 +1,7 @@
 """The addresses that an app listens on: reading, writing and comparing them."""
 
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ Family = Literal["tcp", "tcp6", "unix"]
 
 MAX_PATH_BYTES = 107
 """sun_path without its closing NUL, see unix(7)."""
+MAX_FILE_PATH_BYTES = 4095
+"""The path of any file: PATH_MAX without its closing NUL, see limits.h(0p)."""
 
 _NAME = re.compile(r"[ -9;-~]{0,255}")
 """What FileDescriptorName= takes, see systemd.socket(5)."""
@@ -39,7 +42,7 @@ class Address:
                 return f"{self.host}:{self.port}"
 
 
-def parse(text: str, *, name: str = "") -> Address:
+def parse(text: str, *, name: str = "", max_path_bytes: int = MAX_PATH_BYTES) -> Address:
     """Read an address. Raises ValueError with a text that says what would be right.
 
     A bare port, and `:PORT`, is every address of the machine, IPv4 and IPv6, as in a socket unit.
@@ -54,7 +57,7 @@ def parse(text: str, *, name: str = "") -> Address:
         if not text.startswith(("/", "@")):
             raise ValueError(f"{text!r} is not an absolute path")
     if text.startswith(("/", "@")):
-        return _unix(text, name)
+        return _unix(text, name, max_path_bytes)
     host, _, port_text = text.rpartition(":")
     if not _PORT.fullmatch(port_text) or int(port_text) > 65535:
         raise ValueError(f"{text!r} is not an address; give {FORMS}")
@@ -79,10 +82,46 @@ def parse(text: str, *, name: str = "") -> Address:
     return Address("tcp6" if ip.version == 6 else "tcp", str(ip), port, "", name)
 
 
-def _unix(path: str, name: str) -> Address:
-    size = len(path.encode())
-    if size > MAX_PATH_BYTES:
-        raise ValueError(f"{path!r} has {size} bytes; a Unix socket's path has {MAX_PATH_BYTES}")
+def relative_path(text: str) -> str:
+    """Return the relative path of a Unix socket that a text is; an empty one when it is none.
+
+    One with a slash, `unix:NAME` or `NAME.sock`; a bare word may be a host without its port.
+    """
+    path = text.strip().removeprefix("unix:")
+    if path.startswith(("/", "@")):
+        return ""
+    is_path = text.strip().startswith("unix:") or "/" in path or path.endswith(".sock")
+    return path if is_path else ""
+
+
+def seen_from_here(path: str) -> Address:
+    """Return the address of a relative path, for the folder that this process is in now.
+
+    It may be too long for a socket: from another folder it may be short. Raises ValueError.
+    """
+    folder, file = os.path.split(path)
+    if file in ("", ".", ".."):
+        raise ValueError(f"{path!r} is not the path of a socket")
+    _require_size(path, MAX_PATH_BYTES)
+    whole = os.path.join(os.path.realpath(folder), file)
+    return parse(whole, max_path_bytes=MAX_FILE_PATH_BYTES)
+
+
+def too_long(path: str) -> str:
+    """Return what is to be said of a path that is too long for a socket; empty when it is not."""
+    size = len(os.fsencode(path))
+    if size <= MAX_PATH_BYTES:
+        return ""
+    return f"has {size} bytes; a Unix socket's path has {MAX_PATH_BYTES} at the most"
+
+
+def _require_size(path: str, size_bytes: int) -> None:
+    if len(os.fsencode(path)) > size_bytes:
+        raise ValueError(f"{path!r} {too_long(path)}")
+
+
+def _unix(path: str, name: str, max_path_bytes: int) -> Address:
+    _require_size(path, max_path_bytes)
     if path in ("/", "@") or any(char < " " for char in path):
         raise ValueError(f"{path!r} is not the path of a socket")
     return Address("unix", "", 0, path, name)

@@ -259,12 +259,19 @@ def listen(
     """Return a socket that listens, the same for all workers that ask for the address.
 
     `address` is a port (of every address of the machine), `HOST:PORT`, `[V6]:PORT`, a path or a
-    tuple of host and port. With port 0 the n-th call gets the same port in each worker.
+    tuple of host and port. With port 0 the n-th call gets the same port in each worker. A path may
+    be relative to the folder that this process is in: a `Path`, or text with a slash, `unix:NAME`
+    or `NAME.sock`.
     `exclusive` is a socket for this worker alone. A worker that has `max_connections` of it open
-    gets no more of them, others do, and while all are full clients wait; 0 is no limit. With
-    `datagrams` it is a socket that is bound, for `recvfrom` or `create_datagram_endpoint`, and each
-    datagram comes to one of the workers. A socket that systemd has passed is taken where the
-    address is its own, or by its `name` (FileDescriptorName=, systemd.socket(5)).
+    gets no more of them, others do, each by its own limit, and while all are full clients wait; 0
+    is no limit. With `datagrams` it is a socket that is bound, for `recvfrom` or
+    `create_datagram_endpoint`, and each datagram comes to one of the workers; with `reuse_port` as
+    well each worker gets a socket of its own, and all datagrams of a client come to the same one.
+    A socket that systemd has passed is taken where the address is its own, or by its `name`
+    (FileDescriptorName=, systemd.socket(5)).
+
+    When `close` has returned in the last worker that has it, the address is free; when workers end
+    otherwise, clients wait for the next one.
 
     Raises ValueError for what is no address, OSError as bind(2) and listen(2) do, and
     `ClusterError` in the master.
@@ -393,7 +400,7 @@ def _request(
     """Return what the master is asked for. Raises ValueError for what is no address."""
     return {
         "name": name,
-        "address": "" if name else str(addresses.parse(_text(address))),
+        "address": "" if name else str(_parsed(address)),
         "backlog": backlog,
         "exclusive": exclusive,
         "reuse_port": reuse_port,
@@ -403,10 +410,18 @@ def _request(
     }
 
 
+def _parsed(address: Address) -> addresses.Address:
+    text = _text(address)
+    path = addresses.relative_path(text)
+    return addresses.seen_from_here(path) if path else addresses.parse(text)
+
+
 def _text(address: Address) -> str:
     if isinstance(address, int):
         return f":{address}"
     if isinstance(address, tuple):
         host, port = address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return os.fspath(address)
+    if isinstance(address, os.PathLike):
+        return f"unix:{os.fsdecode(address)}"
+    return address

@@ -37,6 +37,8 @@ class Candidate(Protocol):
     slot: int
     credit: int
     """What it is owed; kept here for `WeightedRoundRobin`, 0 at first."""
+    max_connections: int
+    """That it alone may have open; 0 when the rules say how many."""
 
     def outstanding(self) -> int:
         """Return how many connections it was given and has not taken."""
@@ -68,7 +70,7 @@ class Rules:
     weights: tuple[int, ...] = ()
     """By slot; 1 for those beyond."""
     max_connections: int = 0
-    """That a worker may have open; 0 is no limit."""
+    """That a worker may have open which has no limit of its own; 0 is no limit."""
 
     def weight(self, slot: int) -> int:
         """Return what share of the connections a slot gets, beside the others."""
@@ -101,6 +103,7 @@ def _has_room(candidate: Candidate, limit: int) -> bool:
     outstanding = candidate.outstanding()
     if outstanding >= MAX_OUTSTANDING:
         return False
+    limit = candidate.max_connections or limit
     return not limit or outstanding + candidate.connections() < limit
 
 

@@ -35,6 +35,7 @@ class Seat:
     channel: WorkerChannel
     generation: int
     slot: int
+    max_connections: int = 0
     chosen: int = 0
     """Connections chosen for it, and not yet given."""
     credit: int = 0
@@ -103,9 +104,16 @@ class Dispatcher:
         if self._listeners.pop(fd, None) is not None and not self._paused:
             self._loop.remove(fd)
 
-    def add(self, worker: WorkerChannel, *, generation: int = 0, slot: int = 0) -> None:
-        """Give connections to a worker from now on."""
-        self._seats[worker] = Seat(worker, generation, slot)
+    def add(
+        self,
+        worker: WorkerChannel,
+        *,
+        generation: int = 0,
+        slot: int = 0,
+        max_connections: int = 0,
+    ) -> None:
+        """Give connections to a worker from now on; `max_connections`, if any, is its own limit."""
+        self._seats[worker] = Seat(worker, generation, slot, max_connections)
         self._resume()
 
     def remove(self, worker: WorkerChannel) -> None:

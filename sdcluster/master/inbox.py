@@ -19,6 +19,9 @@ from sdcluster.master.peer import Worker
 from sdcluster.requests import decode, encode
 from sdcluster.wire.messages import ALL, Frame, Kind, refusal
 
+_ENDING = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"}
+"""Signals at which programs close what they have, and end."""
+
 
 class Inbox:
     """Takes the frames of all workers."""
@@ -82,8 +85,7 @@ class Inbox:
             case Kind.LISTEN:
                 self._listen(worker, frame)
             case Kind.UNLISTEN:
-                leaves = worker._stage == Stage.DISCONNECTED
-                self._openings.close(worker.id, _key(decode(frame.body)), leaves=leaves)
+                self._unlisten(worker, frame)
             case Kind.DISCONNECT:
                 worker.exited_after_disconnect = True
                 self._feed(KillWanted(WorkerId(worker.id)))
@@ -144,6 +146,17 @@ class Inbox:
             name = told["name"]
             self._on_listening(worker, tuple(name) if isinstance(name, list) else name)
 
+    def _unlisten(self, worker: Worker, frame: Frame) -> None:
+        """Close a listener for a worker, and tell it if it waits for that."""
+        key, is_meant = _closing(decode(frame.body))
+        leaves = worker._stage == Stage.DISCONNECTED
+        # A program that was sent a signal to end it closes what it has, and is about to end.
+        is_meant = is_meant and not leaves and worker._signals.isdisjoint(_ENDING)
+        self._openings.close(worker.id, key, is_meant=is_meant, leaves=leaves)
+        if frame.number:
+            with contextlib.suppress(ClusterError):  # It is gone.
+                worker._send(Frame(Kind.REPLY, encode(None), number=frame.number))
+
     def ended(self, worker: Worker, reason: str) -> None:
         """A worker says nothing any more: it is dead, or has broken the protocol."""
         worker._requests.fail(f"worker {worker.id} is gone")
@@ -152,7 +165,9 @@ class Inbox:
             worker.kill(signal.SIGKILL)
 
 
-def _key(value: Any) -> int:
-    if not isinstance(value, int):
-        raise ProtocolError("a listener that makes no sense")
-    return value
+def _closing(value: Any) -> tuple[int, bool]:
+    """Return which listener is closed, and whether that is meant. Raises `ProtocolError`."""
+    match value:
+        case {"key": int(key), "is_meant": bool(is_meant)}:
+            return key, is_meant
+    raise ProtocolError("a listener that makes no sense")

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdcluster.address import Address, Family, same_as_socket
+from sdcluster.address import Address, Family, same_as_socket, too_long
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError, reason_of
 
 RESTART = "run 'systemctl daemon-reload', then restart the socket unit and the service"
@@ -106,6 +106,9 @@ def bind(
 ) -> Listener:
     """Bind and listen on an address, or bind a socket that receives datagrams there.
 
+    A path that is too long for a socket is bound as it is seen from the folder of this process,
+    where that is shorter.
+
     Raises `ListenError`, `ListenPermissionError`.
     """
     kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
@@ -117,7 +120,7 @@ def bind(
             if not address.path.startswith("@"):
                 _remove_stale(address, kind)
                 path = address.path
-                sock.bind(path)
+                sock.bind(_short(path))
             else:
                 sock.bind("\0" + address.path[1:])
         else:
@@ -140,6 +143,17 @@ def bind(
             raise _explain(address, error) from error
         raise
     return Listener(sock, address_text(sock), address.name, inherited=False, path=path)
+
+
+def _short(path: str) -> str:
+    """Return a path as a socket can have it. Raises OSError."""
+    reason = too_long(path)
+    if not reason:
+        return path
+    short = os.path.relpath(path)
+    if too_long(short):
+        raise OSError(errno.ENAMETOOLONG, f"its path {reason}")
+    return short
 
 
 def _explain(address: Address, error: OSError) -> ListenError:
@@ -173,7 +187,7 @@ def _remove_stale(address: Address, kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(address.path)
+            probe.connect(_short(address.path))
         except ConnectionRefusedError:
             os.unlink(address.path)
         except OSError as error:

@@ -3,29 +3,29 @@
 In round-robin the master accepts and hands each connection to one of the workers that listen
 there; in shared they get the listener itself, and so they do where datagrams are received. A
 listener stays open while no worker is there for it, so that nobody is refused; it is closed when
-the last worker that has it closes it and goes on. A program that ends closes what it has, too, and
+the last worker that has it closes it on purpose. A program that ends closes what it has, too, and
 does not mean it.
+
+Of sockets that receive datagrams with `reuse_port` each worker gets one of its own, by which the
+kernel has all that a client sends come to one worker; and another one each time that it asks.
 """
 
 import errno
-import json
 import os
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sdcluster.address import Address, parse, same_as_socket
-from sdcluster.core.balance import Rules
 from sdcluster.errors import ListenError, ProtocolError
 from sdcluster.loops import EventLoop
 from sdcluster.master.channels import WorkerChannel
 from sdcluster.master.dispatch import Dispatcher
-from sdcluster.master.listeners import BACKLOG, Listener, adopt, bind
+from sdcluster.master.listeners import Listener, adopt
+from sdcluster.master.wanted import Wanted
 
 CLOSE_DELAY_S = 1.0
-"""How long a listener that its last worker has closed stays: a program that ends closes it too."""
+"""How long a listener stays that its last worker has closed as if it were to end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +34,7 @@ class Opening:
 
     key: int
     where: str
+    """What is asked for, for those that share it."""
     listener: Listener
     dispatcher: Dispatcher | None
     """None when the workers accept by themselves."""
@@ -60,7 +61,12 @@ class Openings:
         self._inherited = adopt(passed, (), datagrams=True)
         self._loop = loop
         self._on_exhausted = on_exhausted
-        self._openings: dict[str, Opening] = {}
+        self._openings: dict[int, Opening] = {}
+        """Those that are open, by key."""
+        self._ended: list[Opening] = []
+        """Those that are closed, and have given workers what these are still to take."""
+        self._retired: set[int] = set()
+        """Workers that get nothing more, and are not dead."""
         self._keys = 0
 
     def open(
@@ -71,22 +77,29 @@ class Openings:
         Raises `ListenError`, OSError when the process is out of descriptors, and for a request that
         makes no sense `ProtocolError`.
         """
-        wanted = _Request(request)
-        shared = shared or wanted.exclusive or wanted.datagrams
-        where = wanted.identity(worker)
-        opening = self._openings.get(where)
-        if opening is None:
-            opening = self._bind(where, wanted, shared=shared)
+        wanted = Wanted(request)
+        opening = self._find(worker, wanted, shared=shared)
         if worker in opening.holders:
             in_use = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             raise ListenError(f"this worker listens on {wanted.address} already") from in_use
-        descriptors = self._hold(opening, worker)
+        descriptors = self._hold(opening, worker, wanted.max_connections)
         opening.closed_by = None
-        if opening.dispatcher is not None:
-            opening.dispatcher.set_rules(Rules(max_connections=wanted.max_connections))
         return {**opening.told, "max_connections": wanted.max_connections}, descriptors
 
-    def _hold(self, opening: Opening, worker: int) -> list[int]:
+    def _find(self, worker: int, wanted: Wanted, *, shared: bool) -> Opening:
+        """Return the listener that a worker is to have, bound now if it is not there."""
+        where = wanted.identity(worker)
+        there = self._for(where)
+        for opening in there:
+            if not wanted.is_each_for_one or opening.listener.inherited or not opening.holders:
+                return opening
+        beside = there[0].listener if there else None
+        return self._bind(where, wanted, shared=shared, beside=beside)
+
+    def _for(self, where: str) -> list[Opening]:
+        return [one for one in self._openings.values() if one.where == where]
+
+    def _hold(self, opening: Opening, worker: int, max_connections: int) -> list[int]:
         """Let a worker have connections of a listener; return the descriptors it gets."""
         if opening.dispatcher is None:
             if opening.listener.socket.fileno() < 0:
@@ -96,71 +109,67 @@ class Openings:
             return [opening.listener.socket.fileno()]
         dispatcher, channel = opening.dispatcher, WorkerChannel(frame_limit=1)
         opening.holders[worker] = channel
-        dispatcher.add(channel)
+        dispatcher.add(channel, max_connections=max_connections)
         self._loop.add(channel.fileno(), lambda: self._hear(channel, dispatcher))
         return channel.descriptors()
 
-    def _bind(self, where: str, wanted: "_Request", *, shared: bool) -> Opening:
-        listener = self._find_inherited(wanted) or wanted.bind()
+    def _bind(
+        self, where: str, wanted: Wanted, *, shared: bool, beside: Listener | None
+    ) -> Opening:
+        listener = wanted.find(self._inherited) or wanted.bind(beside=beside)
         self._keys += 1
         listener.socket.setblocking(False)
         dispatcher = None
-        if not shared:
+        if not (shared or wanted.exclusive or wanted.datagrams):
             dispatcher = Dispatcher(self._loop, on_exhausted=self._on_exhausted)
             dispatcher.watch(listener.socket)
-        sock = listener.socket
         told = {
             "key": self._keys,
-            "family": int(sock.family),
-            "name": _name(sock.getsockname()),
+            "family": int(listener.socket.family),
+            "name": wanted.bound_to(listener),
             "datagrams": wanted.datagrams,
             "ends_with": _end(listener, is_exclusive=wanted.exclusive),
         }
         opening = Opening(self._keys, where, listener, dispatcher, wanted.exclusive, told)
-        self._openings[where] = opening
+        self._openings[opening.key] = opening
         return opening
-
-    def _find_inherited(self, wanted: "_Request") -> Listener | None:
-        """Return the socket of systemd's that is asked for, by its name or by its address."""
-        for listener in self._inherited:
-            sock = listener.socket
-            if (sock.type == socket.SOCK_DGRAM) != wanted.datagrams:
-                continue
-            if wanted.name:
-                found = listener.name == wanted.name
-            else:
-                found = same_as_socket(wanted.address, sock.family, sock.getsockname())
-            if found:
-                return listener
-        return None
 
     def given(self, worker: int, key: int) -> None:
         """The worker has its descriptors: release what the master has no use for."""
-        for opening in self._openings.values():
-            channel = opening.holders.get(worker)
-            if opening.key == key and channel is not None:
-                channel.given()
+        opening = self._openings.get(key)
+        channel = opening.holders.get(worker) if opening is not None else None
+        if channel is not None:
+            channel.given()
 
-    def close(self, worker: int, key: int, *, leaves: bool) -> None:
-        """A worker has closed a listener, maybe as it `leaves`. Harmless when it has none such."""
-        for opening in list(self._openings.values()):
-            if opening.key == key and worker in opening.holders:
-                self._release(opening, worker)
-                if opening.is_exclusive:
-                    self._end(opening)
-                elif not opening.holders and not leaves:
-                    opening.closed_by = worker
-                    self._loop.call_later(CLOSE_DELAY_S, partial(self._end_closed, opening, worker))
+    def close(self, worker: int, key: int, *, is_meant: bool, leaves: bool) -> None:
+        """A worker has closed a listener; if that `is_meant`, it goes on without it.
+
+        It `leaves` when it is to end. Harmless when it has none such.
+        """
+        for opening in self._held_by(worker):
+            if opening.key != key:
+                continue
+            self._release(opening, worker)
+            if self._is_spare(opening) or (is_meant and self._is_left(opening)):
+                self._end(opening)
+            elif self._is_left(opening) and not leaves:
+                opening.closed_by = worker
+                self._loop.call_later(CLOSE_DELAY_S, partial(self._end_closed, opening, worker))
+
+    def _is_left(self, opening: Opening) -> bool:
+        """Tell whether nobody is there who would get what comes."""
+        return self._retired.issuperset(opening.holders)
 
     def _end_closed(self, opening: Opening, worker: int) -> None:
         """Close a listener that nobody has, if the worker that closed it goes on without it."""
-        if opening.closed_by == worker and not opening.holders:
+        if opening.closed_by == worker and self._is_left(opening):
             self._end(opening)
 
     def retire(self, worker: int) -> None:
         """Give a worker no more connections; those it was given it may still take."""
-        for opening in self._openings.values():
-            channel = opening.holders.get(worker)
+        self._retired.add(worker)
+        for opening in self._held_by(worker):
+            channel = opening.holders[worker]
             if channel is not None and opening.dispatcher is not None:
                 opening.dispatcher.remove(channel)
 
@@ -177,22 +186,36 @@ class Openings:
 
     def gone(self, worker: int) -> None:
         """A worker is dead: what it had not taken is given to others."""
-        for opening in list(self._openings.values()):
+        self._retired.discard(worker)
+        for opening in self._openings.values():
             if opening.closed_by == worker:
                 opening.closed_by = None  # It ended: that was no wish to close it.
+        for opening in self._held_by(worker):
+            self._release(opening, worker)
+            if self._is_spare(opening):
+                self._end(opening)
+
+    def _is_spare(self, opening: Opening) -> bool:
+        """Tell whether nobody is to have it any more, or there are others of the same address."""
+        if opening.is_exclusive:
+            return True
+        return not opening.holders and self._for(opening.where) != [opening]
+
+    def _held_by(self, worker: int) -> Iterator[Opening]:
+        for opening in [*self._openings.values(), *self._ended]:
             if worker in opening.holders:
-                self._release(opening, worker)
-                if opening.is_exclusive:
-                    self._end(opening)
+                yield opening
 
     def _release(self, opening: Opening, worker: int) -> None:
         channel = opening.holders.pop(worker)
-        if channel is None or opening.dispatcher is None:
-            return
-        opening.dispatcher.remove(channel)
-        self._loop.remove(channel.fileno())
-        opening.dispatcher.give_back(channel.untaken())
-        channel.close()
+        if channel is not None and opening.dispatcher is not None:
+            opening.dispatcher.remove(channel)
+            self._loop.remove(channel.fileno())
+            opening.dispatcher.give_back(channel.untaken())
+            channel.close()
+        if opening in self._ended and not opening.holders:
+            self._ended.remove(opening)
+            self._close_dispatcher(opening)
 
     def _hear(self, channel: WorkerChannel, dispatcher: Dispatcher) -> None:
         """Take note that a worker has taken connections."""
@@ -205,15 +228,25 @@ class Openings:
             dispatcher.remove(channel)
 
     def _end(self, opening: Opening) -> None:
-        self._openings.pop(opening.where, None)
+        """Close a listener. Workers that are to leave may still take what they were given."""
+        if self._openings.pop(opening.key, None) is None:
+            return
         if opening.dispatcher is not None:
-            opening.dispatcher.close()
+            opening.dispatcher.unwatch(opening.listener.socket)
         if not opening.listener.inherited:
             opening.listener.close()
+        if opening.holders:
+            self._ended.append(opening)
+        else:
+            self._close_dispatcher(opening)
+
+    def _close_dispatcher(self, opening: Opening) -> None:
+        if opening.dispatcher is not None:
+            opening.dispatcher.close()
 
     def close_all(self) -> None:
         """Close everything."""
-        for opening in list(self._openings.values()):
+        for opening in [*self._openings.values(), *self._ended]:
             for worker in list(opening.holders):
                 self._release(opening, worker)
             self._end(opening)
@@ -221,53 +254,8 @@ class Openings:
             listener.close()
 
 
-_NOWHERE = Address("unix", "", 0, "")
-
-
-class _Request:
-    """What a worker asked for, checked."""
-
-    def __init__(self, request: Mapping[str, Any]) -> None:
-        try:
-            self.name = str(request.get("name", ""))
-            self.address = parse(str(request["address"])) if not self.name else _NOWHERE
-            self.backlog = min(max(0, int(request.get("backlog", BACKLOG))), 65535)
-            self.exclusive = bool(request.get("exclusive", False))
-            self.datagrams = bool(request.get("datagrams", False))
-            self.max_connections = max(0, int(request.get("max_connections", 0)))
-            self.reuse_port = bool(request.get("reuse_port", False))
-            ipv6_only = request.get("ipv6_only")
-            self.ipv6_only = None if ipv6_only is None else bool(ipv6_only)
-            self._turn = int(request.get("turn", 0))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"a listener that makes no sense: {error}") from error
-
-    def bind(self) -> Listener:
-        """Return a new listener. Raises `ListenError`."""
-        if self.name:
-            missing = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            raise ListenError(f"systemd has passed no socket named {self.name}") from missing
-        return bind(
-            self.address,
-            reuse_port=self.reuse_port,
-            backlog=self.backlog,
-            ipv6_only=self.ipv6_only,
-            datagrams=self.datagrams,
-        )
-
-    def identity(self, worker: int) -> str:
-        """Return what is equal for the workers that are to share a listener."""
-        own = worker if self.exclusive else 0
-        where = [self.name, str(self.address), self.ipv6_only, self.datagrams]
-        return json.dumps([*where, self._turn, own])
-
-
 def _end(listener: Listener, *, is_exclusive: bool) -> str:
     """Return with whom a listener ends; one of systemd's does not."""
     if listener.inherited:
         return ""
     return "worker" if is_exclusive else "cluster"
-
-
-def _name(name: Any) -> Any:
-    return os.fsdecode(name) if isinstance(name, bytes) else name

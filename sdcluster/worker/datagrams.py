@@ -18,12 +18,17 @@ T = TypeVar("T")
 class DatagramSocket(SharedSocket):
     """A bound datagram socket. A worker that leaves receives for as long as it has it open."""
 
-    def __init__(self, fd: int, *, on_closed: Callable[[], None]) -> None:
-        """`on_closed` may be called by a finalizer."""
+    def __init__(self, fd: int, *, name: Any, on_closed: Callable[[bool], None]) -> None:
+        """`name` is what it is bound to. `on_closed` may be called by a finalizer."""
         super().__init__(fileno=fd)
         socket.socket.setblocking(self, False)
         self._timeout = socket.getdefaulttimeout()
+        self._name = name
         self._on_closed = on_closed
+
+    def getsockname(self) -> Any:
+        """Return what it is bound to."""
+        return self._name
 
     def accept(self) -> NoReturn:
         """Raise OSError, as of any such socket."""

@@ -39,7 +39,7 @@ class HandedListener(ClusterListener):
         *,
         family: int,
         name: Any,
-        on_closed: Callable[[], None],
+        on_closed: Callable[[bool], None],
         on_count: Callable[[int], None],
     ) -> None:
         """`name` is what it is bound to; `on_count` is told of connections opened and closed.
@@ -56,7 +56,7 @@ class HandedListener(ClusterListener):
         os.dup2(self._epoll.fileno(), self.fileno(), inheritable=False)
         self._silence: socket.socket | None = None
         self._lock = threading.Lock()
-        self._name = tuple(name) if isinstance(name, list) else name
+        self._name = name
         self._on_closed = on_closed
         self.settimeout(self.gettimeout())
         uvserver.teach(HandedListener)
@@ -83,7 +83,7 @@ class HandedListener(ClusterListener):
             waiting = fcntl.ioctl(self._channel.fileno(), termios.FIONREAD, bytes(_INT.size))
         except (OSError, ValueError):
             return False  # It is closed.
-        return _INT.unpack(waiting)[0] > 0
+        return bool(_INT.unpack(waiting)[0])
 
     def _accept_one(self) -> tuple[socket.socket, Any]:
         """Do as `accept`.

@@ -27,12 +27,15 @@ class HeldListener(SharedSocket):
         self,
         fd: int,
         *,
+        name: Any,
         ends_with: str,
         max_connections: int,
-        on_closed: Callable[[], None],
+        on_closed: Callable[[bool], None],
         on_count: Callable[[int], None],
     ) -> None:
-        """`ends_with` is `worker`, `cluster` or neither: when nobody is left to accept from it.
+        """`name` is what it is bound to.
+
+        `ends_with` is `worker`, `cluster` or neither: when nobody is left to accept from it.
 
         With `max_connections` open, 0 is no limit, it leaves what comes to others. `on_count` is
         told of connections opened and closed; both it and `on_closed` may be by a finalizer.
@@ -40,7 +43,7 @@ class HeldListener(SharedSocket):
         self.ends_with = ends_with
         self._listener = socket.socket(fileno=fd)
         self._listener.setblocking(False)
-        self._name = self._listener.getsockname()
+        self._name = name
         self._taken: deque[tuple[socket.socket, Any]] = deque()
         self._ready = -1
         """Counts what is taken: an eventfd(2), which wakes who waits for a connection."""
@@ -94,10 +97,16 @@ class HeldListener(SharedSocket):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         try:
             return self._take()
-        except BaseException:
+        except BaseException as error:
             if self._room is not None:
                 self._room.change(-1)
+            if isinstance(error, OSError) and self._has_ended():
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
             raise
+
+    def _has_ended(self) -> bool:
+        """Whether it has become silent, meanwhile maybe."""
+        return self._is_silent
 
     def _take(self) -> tuple[socket.socket, Any]:
         fd, address = self._listener._accept()  # type: ignore[attr-defined]
@@ -136,9 +145,14 @@ class HeldListener(SharedSocket):
             self._epoll.unregister(self._listener)
 
     def end(self) -> None:
-        """Be silent, and let go of the file: when the last has done so, clients are refused."""
+        """Be silent, and let go of the file: when the last has done so, clients are refused.
+
+        The descriptor stays, of another file: who has just begun to accept finds nothing there.
+        """
         self.be_silent()
-        self._listener.close()
+        nothing = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with nothing, self._lock, contextlib.suppress(OSError):  # It is closed.
+            os.dup2(nothing.fileno(), self._listener.fileno(), inheritable=False)
 
     def _release(self) -> None:
         with self._lock:

@@ -12,10 +12,11 @@ _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 class ClusterListener(socket.socket):
     """A listener of the cluster's. `close` closes it for this worker.
 
-    Whoever makes one sets `_on_closed`, which is called once, maybe by a finalizer.
+    Whoever makes one sets `_on_closed`, which is called once, maybe by a finalizer. It is told
+    whether somebody has closed it: then it may wait.
     """
 
-    _on_closed: Callable[[], None] | None = None
+    _on_closed: Callable[[bool], None] | None = None
     _secure: Callable[[socket.socket], socket.socket] | None = None
     """Makes a TLS connection of one that was accepted, see `tls`."""
 
@@ -56,22 +57,22 @@ class ClusterListener(socket.socket):
     def detach(self) -> int:
         """As of any socket; the descriptor is of no use, and the listener is closed."""
         fd = super().detach()
-        self._gone()
+        self._gone(is_meant=True)
         return fd
 
     def _real_close(self) -> None:
         super()._real_close()  # type: ignore[misc]
-        self._gone()
+        self._gone(is_meant=True)
 
     def __del__(self) -> None:
         super().__del__()  # type: ignore[misc]  # Warns of what was not closed, and closes it.
-        self._gone()
+        self._gone(is_meant=False)
 
-    def _gone(self) -> None:
+    def _gone(self, *, is_meant: bool) -> None:
         on_closed, self._on_closed = self._on_closed, None
         if on_closed is not None:
             self._release()
-            on_closed()
+            on_closed(is_meant)
 
     def _release(self) -> None:
         """Close what it is made of."""

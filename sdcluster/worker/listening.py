@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import threading
 import weakref
 from collections import deque
@@ -24,18 +25,32 @@ from sdcluster.worker.listener import ClusterListener
 TIMEOUT_S = 30.0
 """How long the master may take to open a listener."""
 
+CLOSE_TIMEOUT_S = 1.0
+"""How long it may take to close one."""
 SHARE = 16
 """Connections that a worker takes at a time of a backlog that others take from as well."""
 MAX_SHARES = 256
+_IDENTITY = ("name", "address", "ipv6_only", "datagrams", "exclusive", "reuse_port")
+"""What tells listeners apart that are asked for on port 0."""
 
 
 class Listening:
     """All listeners of this worker. Any thread may open and close them."""
 
-    def __init__(self, requests: Requests, send: Callable[[Frame], object]) -> None:
-        """`send` sends a frame to the master, without waiting: listeners are collected anywhere."""
+    def __init__(
+        self,
+        requests: Requests,
+        send: Callable[[Frame], object],
+        waiting: Callable[[], contextlib.AbstractContextManager[None] | None],
+    ) -> None:
+        """`send` sends a frame to the master, without waiting: listeners are collected anywhere.
+
+        `waiting` returns what an answer of the master's is waited for in; None where it would not
+        come.
+        """
         self._requests = requests
         self._send = send
+        self._waiting = waiting
         self._lock = threading.Lock()
         self._listeners: weakref.WeakSet[ClusterListener] = weakref.WeakSet()
         self._ports: dict[str, int] = {}
@@ -43,6 +58,8 @@ class Listening:
         """Who ends: a listener may end with its worker, or with the cluster."""
         self._turns = 0
         """How often `stop` was called."""
+        self.is_at_end = False
+        """The program has ended, and what it has is closed."""
         self._asking: set[Future[Answer]] = set()
         self._open: deque[None] = deque()
         """An entry for each open connection: without a lock, as one may end in the collector."""
@@ -109,34 +126,53 @@ class Listening:
         """Return which of the listeners on port 0 is asked for: it is the same in each worker."""
         if not str(request["address"]).endswith(":0"):
             return 0
-        where = json.dumps(request, sort_keys=True)
+        where = json.dumps([request[name] for name in _IDENTITY])
         with self._lock:
             turn = self._ports.get(where, 0)
             self._ports[where] = turn + 1
         return turn
 
     def _listener(self, told: Mapping[str, Any], descriptors: list[int]) -> ClusterListener:
-        key = told["key"]
+        key, name = told["key"], told["name"]
+        name = tuple(name) if isinstance(name, list) else name
+
+        def on_closed(is_meant: bool) -> None:
+            self._closed(key, is_meant=is_meant)
+
         if told["datagrams"]:
-            return DatagramSocket(descriptors[0], on_closed=lambda: self._closed(key))
+            return DatagramSocket(descriptors[0], name=name, on_closed=on_closed)
         if len(descriptors) == 1:
             return HeldListener(
                 descriptors[0],
+                name=name,
                 ends_with=told["ends_with"],
                 max_connections=told["max_connections"],
-                on_closed=lambda: self._closed(key),
+                on_closed=on_closed,
                 on_count=self._counted,
             )
         return HandedListener(
             *descriptors,
             family=told["family"],
-            name=told["name"],
-            on_closed=lambda: self._closed(key),
+            name=name,
+            on_closed=on_closed,
             on_count=self._counted,
         )
 
-    def _closed(self, key: int) -> None:
-        self._send(Frame(Kind.UNLISTEN, encode(key)))
+    def _closed(self, key: int, *, is_meant: bool) -> None:
+        """Tell the master; if it is meant, its address is free when this returns."""
+        # What an exception passes by is closed, and the program may well end by that exception.
+        is_meant = is_meant and not self._turns and not self.is_at_end and not sys.exc_info()[0]
+        body = encode({"key": key, "is_meant": is_meant})
+        waiting = self._waiting() if is_meant else None
+        if waiting is None:
+            self._send(Frame(Kind.UNLISTEN, body))
+            return
+        with waiting, contextlib.suppress(ClusterError, TimeoutError):  # It is gone, or busy.
+            number, future = self._requests.send(Kind.UNLISTEN, body)
+            try:
+                future.result(CLOSE_TIMEOUT_S)
+            finally:
+                self._requests.forget(number)
 
     def _counted(self, change: int) -> None:
         if change > 0:
@@ -169,9 +205,8 @@ class Listening:
         for listener in self._known():
             if not isinstance(listener, HeldListener):
                 continue
-            if listener.ends_with not in self._ends:
-                listener.be_silent()
-            elif listener.take_some(SHARE) and not is_late:
+            ends = listener.ends_with in self._ends
+            if ends and listener.take_some(SHARE) and not is_late:
                 goes_on = True
             else:
                 listener.end()

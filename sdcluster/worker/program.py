@@ -57,7 +57,7 @@ class ProgramMember(Member):
         self._own_loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="sdcluster", daemon=True)
         self.drain_timeout_s = drain_timeout_s
-        self._listening = Listening(self._requests, self._send_later)
+        self._listening = Listening(self._requests, self._send_later, self._waiting)
         self._holders: list[Callable[[], None]] = []
         """What tells servers that the worker is to leave: they end, and interrupt nothing."""
         self._goes_on = False
@@ -100,6 +100,17 @@ class ProgramMember(Member):
         assert self._reading is not None
         with self._reading.meanwhile():
             return self._listening.open(request)
+
+    def _waiting(self) -> contextlib.AbstractContextManager[None] | None:
+        """Return what an answer can be waited for in; None in the thread that would bring it."""
+        is_here = threading.current_thread() is self._thread
+        if is_here or self._reading is None or os.getpid() != self.pid:
+            return None
+        return self._reading.meanwhile()
+
+    def at_end(self) -> None:
+        """The program has ended: it closes what it has for no other reason."""
+        self._listening.is_at_end = True
 
     def on(
         self, event: str, *, once: bool = False

@@ -39,6 +39,7 @@ def run(
 
     try:
         status = _status(program)
+        member.at_end()
         _status(threading._shutdown)  # type: ignore[attr-defined]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # There is nothing to interrupt any more.
     except KeyboardInterrupt:

@@ -345,3 +345,112 @@ def test_socket_that_all_have_closed_is_gone(play: Play) -> None:
         return False
 
     wait_until(is_free, "its end")
+
+
+REUSE = ", datagrams=True, reuse_port=True"
+"""How a socket is asked for of which each worker has its own."""
+
+
+def flows(port: int, count: int = 40) -> list[str]:
+    """Return which workers answer so many clients, of which each asks three times."""
+    seen = []
+    for _ in range(count):
+        with udp(port) as client:
+            answers = {ask(client) for _ in range(3)}
+            assert len(answers) == 1
+            seen += answers
+    return seen
+
+
+@pytest.mark.parametrize("where", ["0", '"127.0.0.1:0"'])
+def test_client_stays_with_a_worker_where_the_port_is_reused(play: Play, where: str) -> None:
+    """Each worker has a socket of its own, on the same port; the kernel tells clients apart."""
+    program = play(TWO + f"    receive(cluster.listen({where}{REUSE}))")
+    assert program.port(1) == program.port(2)
+    assert set(flows(program.port())) == {"1", "2"}
+    assert program.stop() == 0
+
+
+def test_worker_binds_a_port_twice_where_it_is_reused(play: Play) -> None:
+    """As with any socket of the kind; without `reuse_port` it is in use."""
+    program = play(
+        TWO
+        + f"""
+    first = cluster.listen("127.0.0.1:0"{REUSE})
+    second = cluster.listen(first.getsockname(){REUSE})
+    say("both", first.getsockname() == second.getsockname(), first.fileno() != second.fileno())
+    for options in ({{}}, {{"exclusive": True}}):
+        try:
+            cluster.listen(first.getsockname(), datagrams=True, **options)
+        except OSError as error:
+            say("error", error.errno)
+    first.close()
+    receive(second)
+"""
+    )
+    wait_until(lambda: len(program.lines("error")) == 4, "the errors")
+    assert program.lines("error") == ["98"] * 4
+    assert program.lines("both") == ["True True"] * 2
+    port = program.port()
+    wait_until(lambda: set(flows(port, 1)) <= {"1", "2"}, "an answer")
+    assert set(flows(port)) == {"1", "2"}
+
+
+def test_other_programs_may_reuse_the_port(play: Play) -> None:
+    """And have the datagrams of some of the clients."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        program = play(TWO + f'    receive(cluster.listen("127.0.0.1:{port}"{REUSE}))')
+        program.wait_event("listening", 1)
+        program.wait_event("listening", 2)
+        other.close()
+        assert set(flows(port)) == {"1", "2"}
+
+
+def test_socket_of_a_worker_that_ended_takes_nothing(play: Play) -> None:
+    """Its clients come to the others; the last one's wait for the next worker."""
+    program = play(
+        TWO.replace(
+            "    cluster.run()",
+            """
+    @cluster.every(0.01)
+    def fork():
+        if os.path.exists("go"):
+            os.unlink("go")
+            cluster.fork()
+
+    @cluster.on("exit")
+    async def wait(worker, code, signal):
+        await asyncio.sleep(30)
+    cluster.run()
+""",
+        )
+        + f"""
+    say("pid", cluster.worker.id, os.getpid())
+    receive(cluster.listen("127.0.0.1:0"{REUSE}))
+"""
+    )
+    port = program.port(1)
+    program.wait_event("listening", 2)
+    pids = dict(line.split() for line in program.lines("pid"))
+    os.kill(int(pids["1"]), signal.SIGKILL)
+    program.wait_event("exit", 1)
+    assert set(flows(port, 20)) == {"2"}
+    os.kill(int(pids["2"]), signal.SIGKILL)
+    program.wait_event("exit", 2)
+    with udp(port) as client:
+        client.send(b"late")
+        (program.folder / "go").touch()
+        assert client.recv(100) == b"3 late"
+
+
+def test_path_cannot_be_reused_and_is_shared(play: Play) -> None:
+    """Unix sockets know no such thing: what is asked for makes no difference."""
+    program = play(
+        TWO
+        + f"""    say("name", cluster.listen("./app.sock"{REUSE}).getsockname()); time.sleep(60)"""
+    )
+    wait_until(lambda: len(program.lines("name")) == 2, "the names")
+    assert program.lines("name") == [str(program.folder / "app.sock")] * 2

@@ -675,3 +675,86 @@ else:
         assert sorted(greeted.values()) == [b"in 1\n"] * 2 + [b"in 2\n"] * 2
     for client in clients:
         client.close()
+
+
+@both
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "app.sock"])
+@pytest.mark.parametrize("order", ["small first", "small last"])
+def test_limit_of_a_worker_is_its_own(
+    play: Play, tmp_path: Path, scheduling: str, address: str, order: str
+) -> None:
+    """Of ten clients the one with a limit of nine has nine, and the other has one."""
+    if address == "app.sock":
+        address = str(tmp_path / address)
+    source = f"""
+async def hold(reader, writer):
+    writer.write(b"%d\\n" % cluster.worker.id)
+    await reader.read()
+    writer.close()
+
+async def main():
+    limit = int(os.environ["LIMIT"])
+    listener = cluster.listen({address!r}, max_connections=limit)
+    async with await asyncio.start_server(hold, sock=listener) as server:
+        await server.serve_forever()
+
+if cluster.is_master:
+    narrate()
+    for worker in sys.argv[1]:
+        cluster.fork({{"LIMIT": {{"1": "1", "2": "9"}}[worker]}})
+    cluster.run()
+else:
+    asyncio.run(main())
+"""
+    limits = "12" if order == "small first" else "21"
+    program = play(source, limits, env={"SDCLUSTER_SCHEDULING": scheduling})
+    web = address if address.startswith("/") else program.web()
+    program.wait_event("listening", 1)
+    program.wait_event("listening", 2)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(web)) for _ in range(10)]
+        served = [client.recv(10).decode().strip() for client in clients]
+        assert {one: served.count(one) for one in "12"} == (
+            {"1": 1, "2": 9} if order == "small first" else {"1": 9, "2": 1}
+        )
+        late = stack.enter_context(dial(web))
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.recv(10)
+        clients[served.index("1")].close()
+        late.settimeout(20)
+        assert late.recv(10) == b"1\n"
+
+
+@both
+def test_later_limit_of_a_worker_changes_no_other(play: Play, scheduling: str) -> None:
+    """Nor does a listener of the same worker on another port have it."""
+    program = play(
+        TWO
+        + """
+    async def hold(reader, writer):
+        writer.write(b"in\\n")
+        await reader.read()
+        writer.close()
+
+    async def main():
+        few = await asyncio.start_server(hold, sock=cluster.listen(0, max_connections=1))
+        many = await asyncio.start_server(hold, sock=cluster.listen(0))
+        await asyncio.gather(few.serve_forever(), many.serve_forever())
+
+    if cluster.worker.id == 1:
+        asyncio.run(main())
+""",
+        scheduling,
+    )
+    wait_until(lambda: len(program.lines("listening 1")) == 2, "both listeners")
+    few, many = [int(one.split(", ")[1]) for one in program.lines("listening 1")]
+    with contextlib.ExitStack() as stack:
+        for port, count in ((few, 1), (many, 5)):
+            for _ in range(count):
+                client = stack.enter_context(dial(f"127.0.0.1:{port}"))
+                assert client.recv(10) == b"in\n"
+        waits = stack.enter_context(dial(f"127.0.0.1:{few}"))
+        waits.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            waits.recv(10)

@@ -23,6 +23,7 @@ class Load:
     latency: int = 0
     measured: int = 0
     credit: int = 0
+    max_connections: int = 0
     looks: int = 0
 
     def outstanding(self) -> int:
@@ -279,3 +280,13 @@ def test_worker_that_was_slow_long_ago_counts_as_the_fastest() -> None:
     loads = [Load(latency=20 * MS), Load(latency=0, measured=500 * MS, slot=1)]
     spread(balance(Policy.LEAST_LATENCY), loads, 20, opens=True)
     assert [load.open for load in loads] == [10, 10]
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_limit_of_a_worker_is_its_own(policy: Policy) -> None:
+    """One that has none gets what the rules allow."""
+    loads = [Load(slot=0, max_connections=1), Load(slot=1, max_connections=9), Load(slot=2)]
+    by = balance(policy, max_connections=3)
+    order = spread(by, loads, 13, opens=True)
+    assert sorted(order) == [0] + [1] * 9 + [2] * 3
+    assert by.pick(loads) is None

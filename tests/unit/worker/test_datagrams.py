@@ -15,7 +15,8 @@ def shared() -> Iterator[DatagramSocket]:
     """Yield a bound socket."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        with DatagramSocket(os.dup(sock.fileno()), on_closed=lambda: None) as shared:
+        name = sock.getsockname()
+        with DatagramSocket(os.dup(sock.fileno()), name=name, on_closed=lambda _: None) as shared:
             yield shared
 
 
