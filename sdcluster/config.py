@@ -53,6 +53,8 @@ class Config:
     exec_ready: ExecReady = "notify"
     script: tuple[str, ...] = ()
     """A program that uses the library: `FILE` or `-m`, `MODULE`; then its arguments."""
+    script_folder: str = ""
+    """Where its module is looked for first; empty for `directory`."""
     interpreter_options: tuple[str, ...] = ()
     """For such a program: what its own interpreter was started with, `-O` say."""
     interface: Interface = "auto"

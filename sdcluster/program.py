@@ -18,6 +18,20 @@ def script() -> list[str]:
     return [os.path.abspath(path)]
 
 
+def folder() -> str:
+    """Return where `python -m` has found the module that this process runs; empty when unsure.
+
+    That is the folder where it was started, which it may have left since.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or spec.name == "__main__" or not spec.has_location or not spec.origin:
+        return ""
+    found = Path(spec.origin)
+    for _ in spec.name.split("."):
+        found = found.parent
+    return str(found) if str(found) == sys.path[0] else ""
+
+
 def name(words: Sequence[str]) -> str:
     """Return what a program is called: its file or module, without folder or package."""
     if words[0] == "-m":

@@ -111,6 +111,7 @@ class Mold:
             interface=_interface(config),
             command=config.exec,
             script=config.script,
+            script_folder=config.script_folder,
             exec_ready=config.exec_ready,
             preload=config.preload,
             trial=trial,

@@ -22,6 +22,7 @@ from sdcluster.core.manual import Announce, Event, ForkWanted, Manual, SettingsC
 from sdcluster.core.states import ExitReason, Generation, Slot, WorkerId
 from sdcluster.errors import ClusterError, ProtocolError, SpawnError, reason_of
 from sdcluster.loops import AsyncLoop, Timer
+from sdcluster.master import inheritance
 from sdcluster.master.bulletin import Bulletin
 from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
@@ -62,6 +63,8 @@ class Primary:
         self.handlers = Handlers(self.loop, on_idle=self._end_if_idle)
         self._settings = Settings()
         self._everywhere: Everywhere | None = None
+        self._inherited: inheritance.Inheritance = ()
+        """What the workers of the last fork have of this process."""
         self._was_set_up = False
         self._events_loop = AsyncLoop(self.loop)
         self._machinery: _Machinery | None = None
@@ -95,6 +98,7 @@ class Primary:
         if not self._was_set_up:
             self.setup()
         manual = self._started().manual
+        self._see_changes()
         self._last += 1
         worker = Worker(self, self._last, dict(environment or {}))
         if manual.stopping:
@@ -106,6 +110,13 @@ class Primary:
         self.workers[worker.id] = worker
         self.feed(ForkWanted(WorkerId(worker.id)))
         return worker
+
+    def _see_changes(self) -> None:
+        """Have this fork be of another mold than those before it, if it is to see other things."""
+        inherited = inheritance.now(self._settings.config())
+        if inherited != self._inherited:
+            self._inherited = inherited
+            self.feed(SettingsChanged())
 
     def run(self) -> None:
         """Run until no worker is left, or a signal ends the cluster."""

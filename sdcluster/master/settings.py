@@ -55,6 +55,7 @@ class Settings:
             name=program.name(own or script),
             source="setup_master",
             script=tuple(script) + tuple(self.given.get("args", sys.argv[1:])),
+            script_folder="" if "cwd" in self.given or script != own else program.folder(),
             interpreter_options=_interpreter_options(),
             directory=Path(self.given.get("cwd", ".")).absolute(),
             listen=(),

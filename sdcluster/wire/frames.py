@@ -50,6 +50,8 @@ class Prepare:
     command: tuple[str, ...] = ()
     script: tuple[str, ...] = ()
     """A program that each worker runs as `python` would: `FILE` or `-m`, `MODULE`; arguments."""
+    script_folder: str = ""
+    """Where its module is looked for first; empty for the folder that workers are in."""
     exec_ready: str = "notify"
     """For a command: ready at READY=1 (`notify`), or once it runs (`started`)."""
     preload: bool = True

@@ -63,6 +63,7 @@ def run_worker(
                 order,
                 control,
                 messages_fd=descriptors[2],
+                folder=prepare.script_folder,
                 drain_timeout_s=prepare.drain_timeout_s,
             )
         elif interface == "exec":

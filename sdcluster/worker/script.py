@@ -25,9 +25,13 @@ def run(
     control: socket.socket,
     *,
     messages_fd: int,
+    folder: str,
     drain_timeout_s: float,
 ) -> int:
-    """Run the program to its end and return its exit status."""
+    """Run the program to its end and return its exit status.
+
+    Its module is looked for in `folder` first, or in that where the process is.
+    """
     _restore_signals()
     channel = socket.socket(fileno=messages_fd)
     member = ProgramMember(order.worker, control, channel, drain_timeout_s=drain_timeout_s)
@@ -35,7 +39,7 @@ def run(
 
     def program() -> None:
         member.start()
-        _run(script)
+        _run(script, folder)
 
     try:
         status = _status(program)
@@ -86,10 +90,12 @@ def _print(error: BaseException) -> None:
     sys.excepthook(type(error), error.with_traceback(trace), trace)
 
 
-def _run(script: Sequence[str]) -> None:
+def _run(script: Sequence[str], folder: str) -> None:
     sys.modules["__main__"] = main = types.ModuleType("__main__")
     if script[0] == "-m":
         sys.argv[:] = ["-m", *script[2:]]
+        if folder and not sys.flags.safe_path:
+            sys.path[0] = folder
         runpy._run_module_as_main(script[1])  # type: ignore[attr-defined]
         return
     path = os.path.abspath(script[0])
