@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sdcluster import cpus, program
@@ -19,8 +20,8 @@ class Settings:
     """The settings of `cluster.setup_master`: each counts until it is set anew."""
 
     def __init__(self) -> None:
-        self.given: dict[str, Any] = {}
-        """What the program has named."""
+        self.given: Mapping[str, Any] = MappingProxyType({})
+        """What the program has named; another one after each change."""
 
     def change(self, settings: Mapping[str, Any], *, has_forked: bool) -> None:
         """Set what is not None. Raises `ClusterError`, and changes nothing then."""
@@ -34,7 +35,7 @@ class Settings:
             raise ClusterError(f"ready is one of {', '.join(READY)}")
         if isinstance(given.get("script"), (str, os.PathLike)):
             given["script"] = [os.fspath(given["script"])]
-        self.given |= given
+        self.given = MappingProxyType({**self.given, **given})
 
     @property
     def ready_states(self) -> tuple[str, ...]:

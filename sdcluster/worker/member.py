@@ -75,6 +75,17 @@ class Member:
         return f"worker {self.id}" if self.id else "a worker"
 
     @property
+    def is_connected(self) -> bool:
+        """Whether messages reach the master."""
+        messenger = self._messenger
+        return messenger is not None and not messenger.closed and os.getpid() == self.pid
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether its process has ended, as the master's program may ask: this one has not."""
+        return False
+
+    @property
     def agent(self) -> Any:
         """The agent. Raises `ClusterError` where there is none."""
         raise ClusterError("a program has no agent; its workers reach its master: cluster.worker")

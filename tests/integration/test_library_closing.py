@@ -336,3 +336,50 @@ else:
     )
     wait_until(lambda: program.lines("free"), "the address")
     assert program.lines("free") == ["True"]
+
+
+@both
+def test_listener_of_a_worker_that_is_killed_politely_is_kept(play: Play, scheduling: str) -> None:
+    """Its program closes it in its own time, as it ends; clients wait for the next one."""
+    program = play(
+        """
+if cluster.is_master:
+    narrate()
+    cluster.setup_master(scheduling=sys.argv[1])
+    cluster.fork()
+
+    @cluster.every(0.01)
+    def kill():
+        if os.path.exists("kill"):
+            os.unlink("kill")
+            cluster.workers[1].kill(signal.SIGTERM)
+
+    @cluster.on("exit")
+    async def refork(worker, code, signal):
+        say("gone", worker.id)
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
+        cluster.fork()
+
+    cluster.run()
+else:
+    async def main():
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+        server = await asyncio.start_server(answer, sock=cluster.listen("127.0.0.1:0"))
+        cluster.worker.send("ready")
+        await ended.wait()
+        server.close()
+
+    asyncio.run(main())
+""",
+        scheduling,
+    )
+    address = program.web()
+    assert workers_that_answer(address, 1) == {"1"}
+    (program.folder / "kill").touch()
+    wait_until(lambda: program.lines("gone"), "its end")
+    with dial(address) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        (program.folder / "go").touch()
+        assert b"200 OK" in client.recv(100)

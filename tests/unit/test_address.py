@@ -1,10 +1,18 @@
 """Reading, writing and comparing addresses."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
-from sdcluster.address import Address, parse, same_as_socket, to_listen_stream
+from sdcluster.address import (
+    Address,
+    parse,
+    relative_path,
+    same_as_socket,
+    seen_from_here,
+    to_listen_stream,
+)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +151,52 @@ def test_socket_bound_to_an_address_is_found_to_be_the_same(text: str) -> None:
 def test_address_is_written_for_a_socket_unit(text: str, expected: str) -> None:
     """A port alone is both families there; a percent sign would begin a specifier."""
     assert to_listen_stream(parse(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("./app.sock", "./app.sock"),
+        ("run/app", "run/app"),
+        ("unix:app", "app"),
+        (" app.sock ", "app.sock"),
+        ("unix:/run/app.sock", ""),
+        ("/run/app.sock", ""),
+        ("@app", ""),
+        ("unix:", ""),
+        ("localhost", ""),
+        ("127.0.0.1:80", ""),
+        ("[::1]:80", ""),
+    ],
+)
+def test_relative_path_is_told_from_a_host(text: str, path: str) -> None:
+    """A bare word is none: its port may have been forgotten."""
+    assert relative_path(text) == path
+
+
+def test_relative_path_is_seen_from_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links in it are followed, so that it is one address, however it is reached."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    for path in ("real/app", "./link/app", "link/../real/app"):
+        assert str(seen_from_here(path)) == str(tmp_path.resolve() / "real" / "app")
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    assert seen_from_here("app").path == str(deep.resolve() / "app")  # Though it is too long.
+
+
+@pytest.mark.parametrize("path", ["./", "..", "x/.", "./a\x01b"])
+def test_relative_path_that_is_no_file_is_told(path: str) -> None:
+    """It would be that of a folder."""
+    with pytest.raises(ValueError, match="is not the path of a socket"):
+        seen_from_here(path)
+
+
+def test_relative_path_that_is_too_long_is_told() -> None:
+    """As it was given."""
+    with pytest.raises(ValueError, match="has 110 bytes; a Unix socket's path has 107"):
+        seen_from_here("./" + "x" * 108)

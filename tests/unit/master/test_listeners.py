@@ -279,6 +279,31 @@ def test_only_what_the_master_has_bound_is_closed(
 
 
 def test_path_that_no_socket_can_have_is_told(tmp_path: Path) -> None:
-    """Python refuses it without an error number: that is no success."""
-    with pytest.raises(ListenError, match="path too long"):
+    """Python refuses it without an error number, which is none of the system's: there is one."""
+    with pytest.raises(ListenError, match="bytes; a Unix socket's path has 107") as caught:
         bind(Address("unix", "", 0, f"{tmp_path}/{'x' * 120}"))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ENAMETOOLONG
+    with pytest.raises(ListenError, match="path too long"):
+        bind(Address("unix", "", 0, "@" + "x" * 120))
+
+
+def test_long_path_is_bound_from_where_it_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is left there is removed, and so is this one at its end."""
+    folder = tmp_path / ("d" * 100)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    address = Address("unix", "", 0, f"{folder}/app")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("app")
+    listener = bind(address)
+    assert listener.path == address.path
+    with pytest.raises(ListenError, match="in use"):
+        bind(address)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("app")
+    monkeypatch.chdir("/")
+    listener.close()
+    assert not (folder / "app").exists()
