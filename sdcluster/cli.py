@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -91,7 +90,17 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
         _say(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
         _say(f"listening on {', '.join(addresses)}")
 
-    _serve(config, read, on_listening=say_where, on_ready=lambda: _say("ready"))
+    from sdcluster.master.launch import Instance  # The other commands do without it.
+    from sdcluster.master.main import serve as serve_cluster
+
+    unread = [config]
+    instance = Instance(
+        name=config.name,
+        read=lambda: unread.pop() if unread else read(),
+        on_listening=say_where,
+        on_ready=lambda: _say("ready"),
+    )
+    sys.exit(serve_cluster(instance))
 
 
 def _say(text: str) -> None:
@@ -106,25 +115,17 @@ def _say(text: str) -> None:
 @main.command()
 @click.argument("name", callback=_checked_name)
 def serve(name: str) -> None:
-    """Serve NAME as configured in /etc/sdcluster/NAME.toml. What the unit starts."""
+    """Serve NAME as configured in /etc/sdcluster/NAME.toml. What the unit starts.
 
-    def read() -> Config:
-        return load(config_path(name), name=name)
+    A service whose start fails is tried again: by itself, after a wait that grows, if systemd would
+    only start it once more. `systemctl status` tells why, and when the next try is.
+    """
+    from sdcluster.master.launch import Instance
+    from sdcluster.master.main import serve as serve_cluster
 
-    _serve(read(), read)
-
-
-def _serve(
-    config: Config,
-    reread: Callable[[], Config],
-    *,
-    on_listening: Callable[[list[str]], None] = lambda _addresses: None,
-    on_ready: Callable[[], None] = lambda: None,
-) -> NoReturn:
-    from sdcluster.master.main import serve as serve_cluster  # The other commands do without it.
-
-    status = serve_cluster(config, reread=reread, on_listening=on_listening, on_ready=on_ready)
-    sys.exit(status)
+    path = config_path(name)
+    instance = Instance(name=name, read=lambda: load(path, name=name), file=path)
+    sys.exit(serve_cluster(instance, may_wait=True))
 
 
 @main.command()

@@ -33,7 +33,12 @@ def show_status(status: Mapping[str, Any]) -> None:
     """Print the state of a cluster and a table of its workers."""
     console = _console()
     console.print(Text(f"{status['name']} (pid {status['pid']}): {status['status']}"))
-    console.print(Text(f"listening on {', '.join(status['listen'])}, {status['scheduling']}"))
+    where = ", ".join(status["listen"])
+    if where:
+        scheduling = f", {status['scheduling']}" if status["scheduling"] else ""
+        console.print(Text(f"listening on {where}{scheduling}"))
+    if status["state"] == "waiting":
+        return  # There is no worker yet, nor has there been one.
     exits = {one["slot"]: one for one in status["last_exits"]}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("slot", "worker", "pid", "gen"):

@@ -90,7 +90,8 @@ class Supervisor:
         self._last_generation = 1
         self._rebuild_backoff = Backoff()
         self._rebuild_at = 0.0
-        self._failure = ""
+        self.failure = ""
+        """Why the cluster could not start; empty while it may."""
         self._now = 0.0
         self._actions: list[act.Action] = []
 
@@ -636,7 +637,7 @@ class Supervisor:
     # The end.
 
     def _fail_boot(self, reason: str) -> None:
-        self._failure = reason
+        self.failure = reason
         self._stop(at_once=False)
 
     def _stop(self, *, at_once: bool) -> None:
@@ -674,7 +675,7 @@ class Supervisor:
             self._stop_agent()  # Workers that drain may ask it until they are gone.
         if self.phase is Phase.STOPPING and not self.workers:
             self.phase = Phase.STOPPED
-            self._do(act.Finish(self._failure))
+            self._do(act.Finish(self.failure))
 
     # Questions.
 

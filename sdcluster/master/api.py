@@ -21,23 +21,11 @@ _DESCRIPTIONS = {
 }
 
 
-class Api:
-    """Answers calls about one cluster, and tells those who wait how a reload goes.
+class Service:
+    """What every Varlink service has: it finds the method of a call, and describes itself."""
 
-    A reload that is asked for while one is under way runs after it; all who asked meanwhile wait
-    for that one.
-    """
-
-    def __init__(self, cluster: Cluster, *, now: Callable[[], float]) -> None:
-        self._cluster = cluster
-        self._now = now
-        self._next: list[tuple[Client, bool]] = []
-        self._current: list[tuple[Client, bool]] = []
-        self._total = 0
+    def __init__(self) -> None:
         self._methods: dict[str, Callable[[Client, varlink.Call], None]] = {
-            f"{varlink.INTERFACE}.Status": self._status,
-            f"{varlink.INTERFACE}.Reload": self._reload,
-            f"{varlink.INTERFACE}.Scale": self._scale,
             f"{_SERVICE}.GetInfo": self._get_info,
             f"{_SERVICE}.GetInterfaceDescription": self._get_description,
         }
@@ -54,8 +42,6 @@ class Api:
         else:
             error = varlink.INTERFACE_NOT_FOUND
             client.send(varlink.Reply({"interface": interface}, error=error))
-
-    # Methods.
 
     def _get_info(self, client: Client, _call: varlink.Call) -> None:
         client.send(
@@ -79,6 +65,33 @@ class Api:
         else:
             error = varlink.INTERFACE_NOT_FOUND
             client.send(varlink.Reply({"interface": interface}, error=error))
+
+    def _invalid(self, client: Client, parameter: str) -> None:
+        error = varlink.INVALID_PARAMETER
+        client.send(varlink.Reply({"parameter": parameter}, error=error))
+
+
+class Api(Service):
+    """Answers calls about one cluster, and tells those who wait how a reload goes.
+
+    A reload that is asked for while one is under way runs after it; all who asked meanwhile wait
+    for that one.
+    """
+
+    def __init__(self, cluster: Cluster, *, now: Callable[[], float]) -> None:
+        super().__init__()
+        self._cluster = cluster
+        self._now = now
+        self._next: list[tuple[Client, bool]] = []
+        self._current: list[tuple[Client, bool]] = []
+        self._total = 0
+        self._methods |= {
+            f"{varlink.INTERFACE}.Status": self._status,
+            f"{varlink.INTERFACE}.Reload": self._reload,
+            f"{varlink.INTERFACE}.Scale": self._scale,
+        }
+
+    # Methods.
 
     def _status(self, client: Client, _call: varlink.Call) -> None:
         client.send(varlink.Reply(self.status()))
@@ -143,10 +156,6 @@ class Api:
             return
         self._cluster.scale(wanted)
         client.send(varlink.Reply({"workers": wanted}))
-
-    def _invalid(self, client: Client, parameter: str) -> None:
-        error = varlink.INVALID_PARAMETER
-        client.send(varlink.Reply({"parameter": parameter}, error=error))
 
     def _reload(self, client: Client, call: varlink.Call) -> None:
         if self._cluster.supervisor.phase in (Phase.STOPPING, Phase.STOPPED):

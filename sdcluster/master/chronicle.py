@@ -4,7 +4,7 @@ from typing import Protocol
 
 from sdcluster.core import actions as act
 from sdcluster.core.states import EXPECTED, Generation, ReloadCause, Slot, place
-from sdcluster.errors import reason_of
+from sdcluster.errors import SdclusterError, reason_of
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.recovery import Summary
 from sdcluster.master.systemd import ServiceManager
@@ -38,6 +38,8 @@ class Chronicle:
         self._journal = journal
         self._manager = manager
         self._announced = False
+        self._last_failure = ""
+        """Why the try before this one failed, while the cluster has not served."""
 
     @property
     def has_been_ready(self) -> bool:
@@ -51,15 +53,16 @@ class Chronicle:
 
     def is_ready(self, status_line: str, generation: Generation) -> None:
         """Tell that the cluster serves for the first time."""
-        self._announced = True
+        self._announced, self._last_failure = True, ""
         self._manager.ready()
         self._manager.alive()
         self._manager.status(status_line)
         self._journal.write(EventKind.READY, f"ready: {status_line}", About(generation=generation))
 
-    def stops(self) -> None:
-        """Tell that the workers drain for good."""
-        self._manager.stopping()
+    def stops(self, *, for_good: bool = True) -> None:
+        """Tell that the workers drain; `for_good` unless the start is to be tried again."""
+        if for_good:
+            self._manager.stopping()
         self._manager.extend_timeout()
         if self._announced:
             self._journal.write(EventKind.STOPPING, "stopping: the workers drain")
@@ -71,6 +74,24 @@ class Chronicle:
         self._journal.write(EventKind.START_FAILED, f"cannot start: {reason}")
         self._manager.status(f"cannot start: {reason}")
 
+    def start_is_refused(self, error: SdclusterError) -> None:
+        """Tell systemd why nothing was begun; the error itself is for whoever gets it."""
+        self._manager.status(str(error))
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+            self._manager.failed(error.__cause__.errno)
+
+    def start_waits(self, reason: str, wait_s: float) -> None:
+        """Tell why there is no cluster yet, and when it is tried again."""
+        self._last_failure = reason
+        text = f"cannot start: {reason}; the next try is in {wait_s:.1f} s"
+        self._journal.write(EventKind.START_WAITS, text)
+
+    def waits(self, status_line: str) -> None:
+        """Tell systemd, regularly, that the start goes on although nothing is under way."""
+        self._manager.alive()
+        self._manager.extend_timeout()
+        self._manager.status(status_line)
+
     def has_stopped(self) -> None:
         """Tell that all is over."""
         self._journal.write(EventKind.STOPPED, "stopped")
@@ -80,6 +101,8 @@ class Chronicle:
         self._manager.alive()
         if progress:
             self._manager.extend_timeout()
+        if self._last_failure:
+            status_line += f"; the last try failed: {self._last_failure}"
         self._manager.status(status_line)
 
     @property

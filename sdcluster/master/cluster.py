@@ -24,7 +24,7 @@ from sdcluster.core.states import (
     is_quarantine,
 )
 from sdcluster.core.supervisor import Supervisor
-from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError, SpawnError
+from sdcluster.errors import ConfigError, ListenError, SpawnError
 from sdcluster.master.channels import Passage, Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.chronicle import Chronicle
@@ -57,7 +57,9 @@ class Cluster:
         self.config = config
         self.supervisor = Supervisor(jitter=random.random)
         self.last_exits: dict[int, act.RecordExit] = {}
-        self.exit_status = 0
+        self.failure = ""
+        """Why it could not start, once `run` has returned; empty after a stop."""
+        self.is_told_to_stop = False
         self.children = Children(
             loop=loop,
             journal=journal,
@@ -93,8 +95,8 @@ class Cluster:
 
     # The course of things.
 
-    def run(self) -> int:
-        """Run until the cluster is stopped or cannot start. Return the exit status."""
+    def run(self) -> None:
+        """Run until the cluster is stopped or cannot start: `failure` tells."""
         self._handle_signals()
         self._chronicle.starts(self.config.workers, self._traffic.addresses())
         self._traffic.open()
@@ -104,8 +106,6 @@ class Cluster:
         self.children.close()
         self._relay.close()
         self._traffic.close()
-        self._chronicle.has_stopped()
-        return self.exit_status
 
     def feed(self, event: ev.Event) -> None:
         """Tell the supervisor what happened and do what it says."""
@@ -144,6 +144,7 @@ class Cluster:
 
         def stop() -> None:
             at_once = self.supervisor.phase is Phase.STOPPING
+            self.is_told_to_stop = True
             self.feed(ev.StopRequested(at_once=at_once))
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -223,7 +224,7 @@ class Cluster:
             case act.EndReload():
                 self._end_reload(action)
             case act.BeginStop():
-                chronicle.stops()
+                chronicle.stops(for_good=not self.supervisor.failure)
                 self._quarantine.stop()
                 self._traffic.stop_listening(empty_backlog=chronicle.has_been_ready)
             case act.Finish(failure):
@@ -325,9 +326,7 @@ class Cluster:
         )
 
     def _finish(self, failure: str) -> None:
-        if failure:
-            self.exit_status = EX_SOFTWARE
-            self._chronicle.could_not_start(failure)
+        self.failure = failure
         self._loop.stop()
 
     # Once a second.

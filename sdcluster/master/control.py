@@ -32,24 +32,34 @@ EXHAUSTED_RETRY_S = 0.5
 Handler = Callable[["Client", varlink.Call], None]
 
 
-class ControlServer:
-    """Listens on the socket, and once told whom to ask, answers the calls of its clients."""
+def listen(folder: Path) -> Listener:
+    """Create the socket in `folder`; clients wait there for a `ControlServer`.
 
-    def __init__(self, loop: Loop, folder: Path) -> None:
-        """Create the socket in `folder`. Raises `ListenError`."""
+    Raises `ListenError`.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ListenError(f"cannot create {folder}: {reason_of(error)}") from error
+    path = str(folder / runtime.CONTROL)
+    before = os.umask(0o177)
+    try:
+        listener = bind(Address("unix", "", 0, path, ""))
+    finally:
+        os.umask(before)
+    listener.socket.setblocking(False)
+    return listener
+
+
+class ControlServer:
+    """Answers the calls of those that connect to the socket."""
+
+    def __init__(self, loop: Loop, listener: Listener) -> None:
+        """`listener` is the caller's, and may be given to another server after this one."""
         self._loop = loop
+        self._listener = listener
         self._clients: dict[Client, None] = {}
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ListenError(f"cannot create {folder}: {reason_of(error)}") from error
-        path = str(folder / runtime.CONTROL)
-        before = os.umask(0o177)
-        try:
-            self._listener: Listener = bind(Address("unix", "", 0, path, ""))
-        finally:
-            os.umask(before)
-        self._listener.socket.setblocking(False)
+        self._closed = False
 
     def answer(self, handler: Handler) -> None:
         """Hand each call to `handler` from now on."""
@@ -75,7 +85,7 @@ class ControlServer:
         self._loop.remove(fd)
 
         def resume() -> None:
-            if self._listener.socket.fileno() == fd:  # Else it has been closed.
+            if not self._closed:
                 self.answer(handler)
 
         self._loop.call_later(EXHAUSTED_RETRY_S, resume)
@@ -92,9 +102,9 @@ class ControlServer:
         self._clients.pop(client, None)
 
     def close(self) -> None:
-        """Close the socket and its clients; what a client has not made room for is not sent."""
+        """Close the connections of clients; what one has not made room for is not sent."""
+        self._closed = True
         self._loop.remove(self._listener.socket.fileno())
-        self._listener.close()
         for client in list(self._clients):
             client.close()
 

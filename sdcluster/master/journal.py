@@ -37,6 +37,8 @@ class EventKind(StrEnum):
     """The cluster has ended."""
     START_FAILED = "6980994729ae4594b3262522eced7521"
     """The cluster could not start."""
+    START_WAITS = "ac3ca70be736481c8b91c91640b7888f"
+    """The cluster could not start yet."""
     WORKER_READY = "f8d89d5b0a9b46489e006e3ecd6c86da"
     """A worker serves."""
     WORKER_RETIRED = "cf4e365c777143bfba62c2d1f048ec28"
@@ -73,6 +75,7 @@ PRIORITIES: Final = {
     EventKind.READY: LOG_NOTICE,
     EventKind.RELOAD_DONE: LOG_NOTICE,
     EventKind.START_FAILED: LOG_ERR,
+    EventKind.START_WAITS: LOG_ERR,
     EventKind.RELOAD_FAILED: LOG_ERR,
     EventKind.WORKER_WORN: LOG_NOTICE,
     EventKind.WORKER_LOST: LOG_WARNING,

@@ -285,6 +285,12 @@ class ListenerSet:
         """Return each address once, in order."""
         return list(dict.fromkeys(listener.address for listener in self.all))
 
+    def close(self) -> None:
+        """Close this process's descriptors; what systemd passed goes on listening there."""
+        for listener in self.all:
+            listener.close()
+        self.all = []
+
     def close_bound(self) -> None:
         """Close those that the master has bound; what systemd passed stays systemd's."""
         for listener in self.all:

@@ -42,6 +42,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
         self._signals: dict[int, Callable[[], None]] = {}
+        self._handled: set[signal.Signals] = set()
         self._running = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, READ)
@@ -75,6 +76,7 @@ class Loop:
     def on_signal(self, number: signal.Signals, callback: Callable[[], None]) -> None:
         """Run `callback` after the signal `number` arrived; several may be one."""
         self._signals[number] = callback
+        self._handled.add(number)
         signal.signal(number, lambda *_: None)
         signal.siginterrupt(number, False)
 
@@ -86,6 +88,19 @@ class Loop:
     def stop(self) -> None:
         """End `run` after the callback under way, for good."""
         self._running = False
+
+    def renew(self) -> None:
+        """Forget every callback, so that `run` may follow for something else.
+
+        Signals that arrive meanwhile are kept for the callbacks that come.
+        """
+        self._epoll.close()  # Its descriptors may be closed by now, and their numbers others'.
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake_read, READ)
+        self._readers.clear()
+        self._timers.clear()
+        self._signals.clear()
+        self._running = True
 
     def _turn(self) -> None:
         timeout_s = -1.0
@@ -115,7 +130,7 @@ class Loop:
     def close(self) -> None:
         """Release the loop's own descriptors and give the signals back."""
         signal.set_wakeup_fd(-1)
-        for number in self._signals:
+        for number in self._handled:
             signal.signal(number, signal.SIG_DFL)
         self._epoll.close()
         os.close(self._wake_read)

@@ -59,6 +59,9 @@ method Scale(workers: ?int, delta: ?int) -> (workers: int)
 # The reload did not complete; the old code serves.
 error ReloadFailed (reason: string)
 
+# The cluster does not serve yet: it could not start, and is tried again. Reload tries at once.
+error NotStarted (reason: string)
+
 # The cluster is stopping.
 error Stopping ()
 

@@ -78,6 +78,15 @@ class Service:
         """Wait until the unit has these properties."""
         wait_until(lambda: self.show(*wanted) == wanted, f"{self.unit}: {wanted}", timeout_s)
 
+    def wait_text(self, text: str, timeout_s: float = TIMEOUT_S) -> str:
+        """Wait until the status of the unit has `text` in it, and return that line."""
+
+        def shown() -> str | None:
+            line = self.show("StatusText").get("StatusText", "")
+            return line if text in line else None
+
+        return wait_until(shown, f"{text!r} in the status", timeout_s)
+
     @property
     def pid(self) -> int:
         """The master's, as seen inside."""

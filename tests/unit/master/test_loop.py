@@ -101,3 +101,32 @@ def test_a_closed_loop_gives_the_signals_back() -> None:
     loop.close()
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_renewed_loop_has_forgotten_what_it_was_to_do(loop: Loop) -> None:
+    """No timer, descriptor or signal of before calls back, and it can run once more."""
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    loop.add(reader, lambda: pytest.fail("a descriptor of before"))
+    loop.call_later(0, lambda: pytest.fail("a timer of before"))
+    loop.on_signal(signal.SIGUSR1, lambda: pytest.fail("a signal of before"))
+    loop.stop()
+    loop.run()
+    gone, other = os.pipe()
+    loop.add(gone, lambda: pytest.fail("a descriptor that is closed"))
+    os.close(gone)
+    loop.renew()
+    loop.call_later(0.01, loop.stop)
+    loop.run()
+    for fd in (reader, writer, other):
+        os.close(fd)
+
+
+def test_signal_that_comes_while_a_loop_is_renewed_is_kept(loop: Loop) -> None:
+    """It is heard by the callback that is set next: a stop between two tries is not lost."""
+    loop.on_signal(signal.SIGUSR1, lambda: pytest.fail("the callback of before"))
+    loop.renew()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    loop.on_signal(signal.SIGUSR1, loop.stop)
+    loop.call_later(5, lambda: pytest.fail("the signal was lost"))
+    loop.run()

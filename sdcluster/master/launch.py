@@ -1,0 +1,220 @@
+"""One start of a master: try after try, until a cluster has served, or the start has failed.
+
+Each try reads the configuration anew and builds everything that depends on it, so whatever was
+mended meanwhile counts. What outlives a try: the sockets that systemd passed, the control socket,
+the loop, which hears the signals, and what is told to people.
+"""
+
+import contextlib
+import errno
+import os
+import random
+import select
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdcluster import runtime
+from sdcluster.config import Config
+from sdcluster.core.starts import Start, State, origin
+from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError
+from sdcluster.master import control
+from sdcluster.master.api import Api
+from sdcluster.master.chronicle import Chronicle
+from sdcluster.master.cluster import Cluster
+from sdcluster.master.control import ControlServer
+from sdcluster.master.journal import Journal
+from sdcluster.master.lastfailure import LastFailure
+from sdcluster.master.listeners import Listener, ListenerSet, address_text
+from sdcluster.master.loop import Loop
+from sdcluster.master.traffic import Traffic
+from sdcluster.master.waiting import Waiting, signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """What is to be served."""
+
+    name: str
+    read: Callable[[], Config]
+    """Returns the config as it is now. Raises `ConfigError`."""
+    file: Path | None = None
+    """Where that stands, if a change of it is worth a try at once."""
+    on_listening: Callable[[list[str]], None] = lambda _addresses: None
+    """Is told the addresses before anything is started."""
+    on_ready: Callable[[], None] = lambda: None
+    """Is told when the cluster serves for the first time."""
+
+
+class Launch:
+    """One start of an instance."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        *,
+        passed: Sequence[tuple[int, str]],
+        loop: Loop,
+        journal: Journal,
+        chronicle: Chronicle,
+        is_service: bool,
+    ) -> None:
+        """`passed` are systemd's sockets; `is_service` says that a start may wait."""
+        self._instance = instance
+        self._passed = passed
+        self._loop = loop
+        self._journal = journal
+        self._chronicle = chronicle
+        self._last_failure = LastFailure()
+        self._control: Listener | None = None
+        before = self._last_failure.read()
+        self._start = Start(
+            origin(
+                is_service=is_service,
+                last_failed_s_ago=before.age_s,
+                mends_itself=before.mends_itself,
+                client_waits=_client_waits(passed),
+            ),
+            loop.time(),
+            jitter=random.random,
+        )
+
+    def run(self) -> int:
+        """Serve until told to stop. Return the exit status.
+
+        Raises `ConfigError` and `ListenError` when the start is over before any process was begun.
+        """
+        while True:
+            seen = signature(self._instance.file)
+            reason, refusal, is_stopped = "", None, False
+            try:
+                cluster = self._try()
+                reason, is_stopped = cluster.failure, cluster.is_told_to_stop
+            except (ConfigError, ListenError) as error:
+                reason, refusal = str(error), error
+            self._loop.renew()
+            if not reason:
+                break
+            now = self._loop.time()
+            if self._start.failed(now, waiting_may_mend=refusal is None) is State.OVER:
+                self._last_failure.note(refusal.exit_status if refusal else EX_SOFTWARE)
+                if refusal is not None:
+                    self._chronicle.start_is_refused(refusal)
+                    raise refusal
+                self._chronicle.could_not_start(reason)
+                self._chronicle.has_stopped()
+                return EX_SOFTWARE
+            if is_stopped or not self._wait(reason, seen):
+                break
+            self._loop.renew()
+        self._last_failure.forget()
+        self._chronicle.has_stopped()
+        return 0
+
+    def _wait(self, reason: str, seen: tuple[int, int, int] | None) -> bool:
+        deadline = self._start.deadline()
+        assert deadline is not None
+        self._chronicle.start_waits(reason, deadline - self._loop.time())
+        server = ControlServer(self._loop, self._control) if self._control else None
+        return Waiting(
+            self._start,
+            reason,
+            name=self._instance.name,
+            addresses=_addresses(self._passed),
+            loop=self._loop,
+            chronicle=self._chronicle,
+            control=server,
+            watched=self._instance.file,
+            seen=seen,
+        ).run()
+
+    def _try(self) -> Cluster:
+        """Run a cluster to its end. Raises `ConfigError` and `ListenError`, and none was begun."""
+        instance = self._instance
+        with contextlib.ExitStack() as stack:
+            # First: a second master of the same name must not come near the first one's addresses.
+            if self._control is None:
+                self._control = _bind_control(instance.name)
+            server = ControlServer(self._loop, self._control)
+            stack.callback(server.close)
+            config = _read(instance.read)
+            listeners = ListenerSet(
+                # Copies, as a try closes what it has; the last one leaves them to systemd.
+                passed=[(os.dup(fd), name) for fd, name in self._passed],
+                addresses=config.listen,
+                given=config.listen_given,
+                reuse_port=config.scheduling == "reuseport",
+            )
+            stack.callback(listeners.close)
+            traffic = Traffic(
+                config, listeners, self._loop, on_exhausted=self._chronicle.cannot_accept
+            )
+            traffic.check(config)
+            instance.on_listening(listeners.addresses())
+            cluster = Cluster(
+                config=config,
+                reread=instance.read,
+                traffic=traffic,
+                loop=self._loop,
+                journal=self._journal,
+                chronicle=self._chronicle,
+                on_ready=self._is_ready,
+            )
+            api = Api(cluster, now=self._loop.time)
+            self._chronicle.observer = api
+            stack.callback(self._forget_observer)
+            server.answer(api.handle)
+            cluster.run()
+            return cluster
+
+    def _forget_observer(self) -> None:
+        self._chronicle.observer = None
+
+    def _is_ready(self) -> None:
+        self._last_failure.forget()
+        self._instance.on_ready()
+
+    def close(self) -> None:
+        """Remove the control socket."""
+        if self._control is not None:
+            self._control.close()
+
+
+def _read(read: Callable[[], Config]) -> Config:
+    """Return the config. Raises `ConfigError`, whatever is the matter with it."""
+    try:
+        return read()
+    except (ConfigError, ListenError):
+        raise
+    except Exception as error:  # A start that may wait must not end because of a file.
+        raise ConfigError(f"the configuration cannot be read: {error!r}") from error
+
+
+def _bind_control(name: str) -> Listener:
+    folder = runtime.directory(name)
+    try:
+        return control.listen(folder)
+    except ListenError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            text = f"{name} runs already: a master listens on {folder / runtime.CONTROL}"
+            raise ListenError(text) from cause
+        raise
+
+
+def _client_waits(passed: Sequence[tuple[int, str]]) -> bool:
+    """Tell whether a connection waits to be accepted on one of the sockets."""
+    poll = select.poll()
+    for fd, _ in passed:
+        poll.register(fd, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
+
+
+def _addresses(passed: Sequence[tuple[int, str]]) -> list[str]:
+    """Return where the sockets listen, each address once."""
+    found: dict[str, None] = {}
+    for fd, _ in passed:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as probe:
+            found[address_text(probe)] = None
+    return list(found)

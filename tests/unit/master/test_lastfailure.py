@@ -1,0 +1,64 @@
+"""What one start leaves for the next to know."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from sdcluster.errors import EX_CONFIG, EX_SOFTWARE
+from sdcluster.master.lastfailure import FILE, LastFailure
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that systemd keeps for the service."""
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}:/var/lib/other")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_failure_is_known_to_the_next_start() -> None:
+    """With its age, and whether systemd repeats such a start by itself."""
+    assert LastFailure().read().age_s is None
+    LastFailure().note(EX_SOFTWARE)
+    found = LastFailure().read()
+    assert found.age_s is not None and -1 < found.age_s < 60
+    assert found.mends_itself
+    LastFailure().note(EX_CONFIG)
+    assert not LastFailure().read().mends_itself
+
+
+def test_age_is_that_of_the_note(folder: Path) -> None:
+    """It is as old as its file."""
+    LastFailure().note(EX_SOFTWARE)
+    old = (folder / FILE).stat().st_mtime - 5000
+    os.utime(folder / FILE, (old, old))
+    age_s = LastFailure().read().age_s
+    assert age_s is not None and age_s >= 4999
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_forgotten_has_not_failed() -> None:
+    """Nor is it an error to forget it twice."""
+    LastFailure().note(EX_SOFTWARE)
+    LastFailure().forget()
+    LastFailure().forget()
+    assert LastFailure().read().age_s is None
+
+
+@pytest.mark.parametrize("given", ["", "/nowhere/at/all"])
+def test_without_a_place_nothing_is_known(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """And nothing is noted, which is no error."""
+    monkeypatch.setenv("STATE_DIRECTORY", given)
+    LastFailure().note(EX_SOFTWARE)
+    LastFailure().forget()
+    assert LastFailure().read().age_s == math.inf
+
+
+def test_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    """What the app has put in its place stays as it is."""
+    (tmp_path / "precious").write_text("data")
+    (folder / FILE).symlink_to(tmp_path / "precious")
+    LastFailure().note(EX_SOFTWARE)
+    assert (tmp_path / "precious").read_text() == "data"
