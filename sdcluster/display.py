@@ -37,9 +37,9 @@ def show_status(status: Mapping[str, Any]) -> None:
     if where:
         scheduling = f", {status['scheduling']}" if status["scheduling"] else ""
         console.print(Text(f"listening on {where}{scheduling}"))
-    if status["state"] == "waiting":
-        return  # There is no worker yet, nor has there been one.
     exits = {one["slot"]: one for one in status["last_exits"]}
+    if not status["workers"] and not exits:
+        return  # A start that waits: there is no worker, nor has there been one.
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("slot", "worker", "pid", "gen"):
         table.add_column(name, justify="right")

@@ -42,6 +42,19 @@ def test_status_is_a_line_and_a_table(capsys: pytest.CaptureFixture[str]) -> Non
     assert row.split() == ["0", "7", "4711", "2", "serving", "3", "1234", "59s"]
 
 
+def test_start_that_waits_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no worker and no scheduling, and there may be no address."""
+    line = "cannot start, the next try is in 5 s; 3 tries have failed: app: is missing"
+    waits = status(status=line, scheduling="", workers=[])
+    show_status(waits)
+    assert capsys.readouterr().out.splitlines() == [
+        f"shop (pid 4242): {line}",
+        "listening on 127.0.0.1:80, /run/shop.sock",
+    ]
+    show_status({**waits, "listen": []})
+    assert capsys.readouterr().out.splitlines() == [f"shop (pid 4242): {line}"]
+
+
 def test_last_exit_stands_in_the_row_of_its_slot(capsys: pytest.CaptureFixture[str]) -> None:
     """Also when the slot has no worker now; what looks like markup is text."""
     exits = [
