@@ -29,7 +29,7 @@ from sdcluster.master.lastfailure import LastFailure
 from sdcluster.master.listeners import Listener, ListenerSet, address_text
 from sdcluster.master.loop import Loop
 from sdcluster.master.traffic import Traffic
-from sdcluster.master.waiting import Waiting, signature
+from sdcluster.master.waiting import Signature, Waiting, signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,17 @@ class Instance:
     """Is told the addresses before anything is started."""
     on_ready: Callable[[], None] = lambda: None
     """Is told when the cluster serves for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A try that has failed."""
+
+    reason: str
+    refusal: ConfigError | ListenError | None = None
+    """What kept it from being begun: only a person can mend that."""
+    is_stopped: bool = False
+    """It was told to stop as well."""
 
 
 class Launch:
@@ -87,36 +98,34 @@ class Launch:
         """
         while True:
             seen = signature(self._instance.file)
-            reason, refusal, is_stopped = "", None, False
-            try:
-                cluster = self._try()
-                reason, is_stopped = cluster.failure, cluster.is_told_to_stop
-            except (ConfigError, ListenError) as error:
-                reason, refusal = str(error), error
+            failed = self._try()
             self._loop.renew()
-            if not reason:
+            if failed is None:
                 break
-            now = self._loop.time()
-            if self._start.failed(now, waiting_may_mend=refusal is None) is State.OVER:
-                self._last_failure.note(refusal.exit_status if refusal else EX_SOFTWARE)
-                if refusal is not None:
-                    self._chronicle.start_is_refused(refusal)
-                    raise refusal
-                self._chronicle.could_not_start(reason)
-                self._chronicle.has_stopped()
-                return EX_SOFTWARE
-            if is_stopped or not self._wait(reason, seen):
+            mends = failed.refusal is None
+            if self._start.failed(self._loop.time(), waiting_may_mend=mends) is State.OVER:
+                return self._give_up(failed)
+            if failed.is_stopped or not self._wait(failed.reason, seen):
                 break
             self._loop.renew()
         self._last_failure.forget()
         self._chronicle.has_stopped()
         return 0
 
-    def _wait(self, reason: str, seen: tuple[int, int, int] | None) -> bool:
+    def _give_up(self, failed: _Failed) -> int:
+        if failed.refusal is not None:
+            self._last_failure.note(failed.refusal.exit_status)
+            self._chronicle.start_is_refused(failed.refusal)
+            raise failed.refusal
+        self._last_failure.note(EX_SOFTWARE)
+        self._chronicle.could_not_start(failed.reason)
+        self._chronicle.has_stopped()
+        return EX_SOFTWARE
+
+    def _wait(self, reason: str, seen: Signature | None) -> bool:
         deadline = self._start.deadline()
         assert deadline is not None
         self._chronicle.start_waits(reason, deadline - self._loop.time())
-        server = ControlServer(self._loop, self._control) if self._control else None
         return Waiting(
             self._start,
             reason,
@@ -124,13 +133,25 @@ class Launch:
             addresses=_addresses(self._passed),
             loop=self._loop,
             chronicle=self._chronicle,
-            control=server,
+            control=ControlServer(self._loop, self._control) if self._control else None,
             watched=self._instance.file,
             seen=seen,
         ).run()
 
-    def _try(self) -> Cluster:
-        """Run a cluster to its end. Raises `ConfigError` and `ListenError`, and none was begun."""
+    def _try(self) -> _Failed | None:
+        """Run a cluster until it was told to stop, or has failed to start."""
+        try:
+            cluster = self._run_cluster()
+        except ConfigError as error:
+            return _Failed("; ".join(error.problems), error)
+        except ListenError as error:
+            return _Failed(str(error), error)
+        if not cluster.failure:
+            return None
+        return _Failed(cluster.failure, is_stopped=cluster.is_told_to_stop)
+
+    def _run_cluster(self) -> Cluster:
+        """Run one to its end. Raises `ConfigError` and `ListenError` when none was begun."""
         instance = self._instance
         with contextlib.ExitStack() as stack:
             # First: a second master of the same name must not come near the first one's addresses.
