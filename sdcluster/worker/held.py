@@ -150,9 +150,12 @@ class HeldListener(SharedSocket):
         The descriptor stays, of another file: who has just begun to accept finds nothing there.
         """
         self.be_silent()
-        nothing = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with nothing, self._lock, contextlib.suppress(OSError):  # It is closed.
-            os.dup2(nothing.fileno(), self._listener.fileno(), inheritable=False)
+        with self._lock:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nothing:
+                    os.dup2(nothing.fileno(), self._listener.fileno(), inheritable=False)
+            except OSError:
+                self._listener.close()  # There is no descriptor left; or it is closed already.
 
     def _release(self) -> None:
         with self._lock:

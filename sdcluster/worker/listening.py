@@ -81,7 +81,11 @@ class Listening:
         """As `open`, in a coroutine, which can be cancelled."""
         with self._asked(request) as future:
             async with asyncio.timeout(TIMEOUT_S):
-                return self._opened(*await asyncio.wrap_future(future))
+                answer = await asyncio.wrap_future(future)
+            try:
+                return self._opened(*answer)
+            except CancelledError:
+                raise asyncio.CancelledError from None
 
     @contextlib.contextmanager
     def _asked(self, request: Mapping[str, Any]) -> "Iterator[Future[Answer]]":
@@ -106,6 +110,10 @@ class Listening:
         listener = self._listener(told, descriptors)
         with self._lock:
             self._listeners.add(listener)
+            is_late = bool(self._turns)
+        if is_late and isinstance(listener, HeldListener):
+            listener.close()  # The answer came just before the order to leave, which has missed it.
+            raise CancelledError
         return listener
 
     def received(self, descriptors: list[int]) -> socket.socket | None:
