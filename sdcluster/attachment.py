@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 from sdcluster.descriptors import close_all
@@ -42,11 +43,13 @@ def descriptor(connection: HasFileno) -> int:
     return fd
 
 
-def received(descriptors: list[int]) -> socket.socket | None:
+def received(
+    descriptors: list[int], *, close: Callable[[list[int]], None] = close_all
+) -> socket.socket | None:
     """Return the socket that has come with a message, and take it out of its descriptors.
 
-    None when there is none. Raises `ProtocolError`, with all of them closed, when it is no socket
-    or not alone.
+    None when there is none. Raises `ProtocolError`, with all of them closed by `close`, when it is
+    no socket or not alone.
     """
     if not descriptors:
         return None
@@ -54,7 +57,7 @@ def received(descriptors: list[int]) -> socket.socket | None:
         (fd,) = descriptors
         connection = socket.socket(fileno=fd)
     except (ValueError, OSError) as error:
-        close_all(descriptors)
+        close(descriptors)
         raise ProtocolError("a message with what is not one connection") from error
     descriptors.clear()
     connection.setblocking(os.get_blocking(fd))  # The file is the sender's, and so are its flags.

@@ -4,12 +4,17 @@ Used by the master and by the workers; it needs the standard library alone.
 """
 
 import array
+import errno
 import os
 import select
 import socket
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from sdcluster.errors import ProtocolError
+
+_CTRUNC, _TRUNC = int(socket.MSG_CTRUNC), int(socket.MSG_TRUNC)  # As enums they are slow.
 _SIZE_BYTES = array.array("i").itemsize
 
 
@@ -25,6 +30,40 @@ def attached(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % _SIZE_BYTES])
     return fds.tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What has come over a Unix socket at a time."""
+
+    data: bytes
+    fds: list[int]
+    is_cut: bool
+    """Whether a message was longer than what was asked for."""
+    ancillary: list[tuple[int, int, bytes]]
+
+
+def look(sock: socket.socket, size: int, *, most: int, beside: int = 0) -> Received:
+    """Return what comes next over a Unix socket, with its descriptors; it stays there.
+
+    The kernel closes the descriptors that a receiver does not get, and has the receiver wait for
+    that. So here they are looked at first, and are taken when all of them are known.
+
+    `most` descriptors may come, an even number, and `beside` bytes of other ancillary data. Raises
+    BlockingIOError when there is nothing, OSError (EMFILE) when there are too few descriptors, and
+    `ProtocolError` when more than `most` have come.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(
+        size, space(most) + beside, socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+    )
+    fds = attached(ancillary) if ancillary else []
+    if flags & _CTRUNC:
+        is_too_much = len(fds) >= most
+        close_all(fds)  # What is there still has the others: this takes no time.
+        if is_too_much:
+            raise ProtocolError(f"more than {most} descriptors at a time")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return Received(data, fds, bool(flags & _TRUNC), ancillary)
 
 
 def duplicates(descriptors: Iterable[int]) -> list[int]:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sdcluster.descriptors import attached, close_all, duplicates, require, space
+from sdcluster.descriptors import close_all, duplicates, look
 from sdcluster.errors import ProtocolError
 from sdcluster.loops import READ, WRITE, EventLoop, Timer
 from sdcluster.wire import messages
@@ -26,12 +26,12 @@ NO_ROOM_RETRY_S = 0.05
 """How long to wait when the kernel has no room for what the other end would take."""
 
 _NO_ROOM = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
-_CTRUNC = int(socket.MSG_CTRUNC)  # As an enum it costs as much as a system call.
 _CHUNK_BYTES = 64 * 1024
+_KNOWN = bytearray(_CHUNK_BYTES)
+"""What was looked at before is read into it, by whoever reads, and is of no more use."""
 _READS_PER_TURN = 8
 _READS_AT_END = 1024
 """More than what a socket holds takes, with a descriptor in each piece."""
-_ANCILLARY_BYTES = space(64)
 
 
 @dataclass(slots=True)
@@ -54,7 +54,8 @@ class Messenger:
 
     The loop's thread does everything but `send` and `read`, which any may call when `in_loop` is
     given: it runs a function in the loop's thread, at once or later. `after_reading` is called, by
-    the one that reads, when what has come in one turn of its loop has been told.
+    the one that reads, when what has come in one turn of its loop has been told. `close` closes
+    descriptors, those that have come and the socket, which may take long.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Messenger:
         on_drained: Callable[[], None] = lambda: None,
         in_loop: Callable[[Callable[[], None]], object] = lambda function: function(),
         after_reading: Callable[[], None] = lambda: None,
+        close: Callable[[list[int] | deque[int]], None] = close_all,
     ) -> None:
         self._sock = sock
         self._loop = loop
@@ -75,6 +77,7 @@ class Messenger:
         self._on_drained = on_drained
         self._in_loop = in_loop
         self._after_reading = after_reading
+        self._close = close
         self._lock = threading.RLock()
         """Held for what is to be sent; never while anybody is told."""
         self._read_lock = threading.RLock()
@@ -190,7 +193,7 @@ class Messenger:
             with contextlib.suppress(OSError):  # Its sender is not there any more to be told.
                 self._send(data, descriptors)
         finally:
-            close_all(descriptors)
+            self._close(descriptors)
 
     def _send(self, data: bytes, descriptors: Sequence[int]) -> bool:
         self._require_reader()
@@ -253,7 +256,7 @@ class Messenger:
                 return
             self._waiting_bytes -= sent
             self._waiting_descriptors -= len(piece.descriptors)
-            close_all(piece.descriptors)
+            self._close(piece.descriptors)
             del piece.data[:sent]
             if not piece.data:
                 self._queue.popleft()
@@ -307,22 +310,12 @@ class Messenger:
         with self._read_lock:
             self._told_at_once = 0
             for _ in range(_READS_PER_TURN):
-                if self._is_over() or not self._can_take() or self._read() < _CHUNK_BYTES:
+                if self._is_over() or self.lacks_descriptors or self._read() < _CHUNK_BYTES:
                     break  # What is left, if anything, makes the loop call again.
         self._after_reading()
 
     def _is_over(self) -> bool:
         return self._ended or self.closed
-
-    def _can_take(self) -> bool:
-        """Tell whether descriptors can come; if not, what is sent waits: they would be lost."""
-        if not self.lacks_descriptors:
-            try:
-                require(messages.MAX_ATTACHED, like=self._sock.fileno())
-            except OSError:
-                self.lacks_descriptors = True
-                self._in_loop(self._pause_reading)
-        return not self.lacks_descriptors
 
     def _pause_reading(self) -> None:
         if not self.closed:
@@ -337,20 +330,29 @@ class Messenger:
     def _read(self) -> int:
         """Read once, and tell what came; return how many bytes did."""
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(
-                _CHUNK_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-            )
+            piece = look(self._sock, _CHUNK_BYTES, most=messages.MAX_ATTACHED)
+            if piece.data:
+                self._sock.recv_into(_KNOWN, len(piece.data))
         except BlockingIOError:
             return 0
-        except OSError:
-            data, ancillary, flags = b"", [], 0
-        if ancillary:
-            self._descriptors.extend(attached(ancillary))
+        except ProtocolError as error:
+            self._end(str(error))
+            return 0
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                self.lacks_descriptors = True  # What was sent waits: they would be lost.
+                self._in_loop(self._pause_reading)
+            else:
+                self._end("")
+            return 0
+        data = piece.data
+        if piece.fds:
+            self._descriptors.extend(piece.fds)
         if not data:
             self._end("")
             return 0
         try:
-            self._tell_frames(data, flags)
+            self._tell_frames(data)
         except ProtocolError as error:
             self._end(str(error))
         return len(data)
@@ -362,15 +364,13 @@ class Messenger:
                 if self._is_over() or not self._read():
                     return
 
-    def _tell_frames(self, data: bytes, flags: int) -> None:
-        if flags & _CTRUNC:
-            raise ProtocolError("descriptors did not arrive")
+    def _tell_frames(self, data: bytes) -> None:
         for frame in self._splitter.feed(data):
             descriptors = self._take(frame.attached) if frame.attached else []
             try:
                 self._on_frame(frame, descriptors)
             except ProtocolError:
-                close_all(descriptors)
+                self._close(descriptors)
                 raise
             self._told_at_once += 1
             if self.closed:
@@ -395,7 +395,7 @@ class Messenger:
 
     def _drop_queue(self) -> None:
         for piece in self._queue:
-            close_all(piece.descriptors)
+            self._close(piece.descriptors)
         self._queue.clear()
         self._gathered.clear()
         self._waiting_bytes = self._waiting_descriptors = 0
@@ -411,9 +411,9 @@ class Messenger:
                 if timer is not None:
                     timer.cancel()
             self._drop_queue()
-            close_all(self._descriptors)
+            self._close(self._descriptors)
             if not self.is_read_elsewhere:
-                self._sock.close()
+                self._close([self._sock.detach()])
                 return
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # So that the other loop looks, and lets go.

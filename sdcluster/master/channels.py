@@ -8,15 +8,14 @@ import array
 import fcntl
 import mmap
 import os
-import resource
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
+from sdcluster.master import closing
 from sdcluster.wire import channel, latency, notify
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, SIZE_BYTES, Field, Scoreboard
@@ -24,9 +23,6 @@ from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, SIZE_BYTES,
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 SENSELESS = 1 << 32
 """More than any worker is given: it gets nothing more."""
-
-_WITH_DESCRIPTORS = (channel.HANDOFF, channel.LEDGER, channel.KEPT)
-_SPARE_DESCRIPTORS = 64
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -81,8 +77,6 @@ class WorkerChannel:
         self._ours.setblocking(False)
         self.board = Scoreboard(self._page)
         self._sent = 0
-        self._is_scarce = True
-        """Whether there may be too few descriptors for one more."""
         self._orders = 0
         """To move connections, ever."""
         self.last_serial = 0
@@ -208,47 +202,38 @@ class WorkerChannel:
     def read(self) -> Said | None:
         """Return what the worker has sent next, None when there is nothing.
 
-        Raises `ProtocolError`; and OSError when there are too few descriptors for what comes, which
-        stays where it is.
+        Raises `ProtocolError`, again and again for a frame with too many descriptors; and OSError
+        when there are too few for what comes, which stays where it is.
         """
-        if self._is_scarce and self._peek() in _WITH_DESCRIPTORS:
-            descriptors.require(channel.MAX_CONNECTIONS_PER_FRAME, like=self.fileno())
         try:
-            data, ancillary, flags, _ = self._ours.recvmsg(
-                channel.MAX_HANDOFF_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            frame = descriptors.look(
+                self._ours, channel.MAX_HANDOFF_BYTES, most=channel.MAX_CONNECTIONS_PER_FRAME
             )
+            self._ours.recv(1)  # The whole frame: what does not fit is dropped.
         except (BlockingIOError, ConnectionResetError):
             return None
-        fds = descriptors.attached(ancillary)
-        if fds:
-            self._is_scarce = max(fds) >= _scarce_fd()
-        if not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        data, fds = frame.data, frame.fds
+        if not frame.is_cut:
             if data.startswith(channel.HANDOFF):
                 return self._passage(data, fds)
             if data.startswith((channel.LEDGER, channel.KEPT, channel.KEPT_ALL)):
                 return _kept(data, fds)
-        descriptors.close_all(fds)
-        if flags & socket.MSG_TRUNC or len(data) > notify.MAX_DATAGRAM_BYTES:
+        closing.close(fds)
+        if frame.is_cut or len(data) > notify.MAX_DATAGRAM_BYTES:
             raise ProtocolError(f"notification of more than {notify.MAX_DATAGRAM_BYTES} bytes")
         if not data:
             # No end of file: the master holds a duplicate of the other end.
             raise ProtocolError("it has shut its channel down, or sent an empty frame")
         return notify.decode(data)
 
-    def _peek(self) -> bytes:
-        try:
-            return self._ours.recv(1, socket.MSG_PEEK)
-        except OSError:
-            return b""
-
     def _passage(self, data: bytes, fds: list[int]) -> Passage:
         try:
             handoff = channel.decode_handoff(data, len(fds))
         except ProtocolError:
-            descriptors.close_all(fds)
+            closing.close(fds)
             raise
         if not descriptors.is_connection(fds[0]):
-            descriptors.close_all(fds)
+            closing.close(fds)
             raise ProtocolError("it hands over what is no connection")
         self.last_serial = handoff.serial
         return Passage(fds[0], replace(handoff, serial=0))
@@ -262,8 +247,8 @@ class WorkerChannel:
         self.given()
         self.board.release()
         self._page.close()
-        self._ours.close()
-        self._theirs.close()
+        for end in (self._ours, self._theirs):
+            closing.close_socket(end)  # With what nobody has read.
 
 
 def _kept(data: bytes, fds: list[int]) -> Kept:
@@ -272,14 +257,8 @@ def _kept(data: bytes, fds: list[int]) -> Kept:
     try:
         return Kept(channel.decode_kept(data, len(fds)), tuple(fds))
     except ProtocolError:
-        descriptors.close_all(fds)
+        closing.close(fds)
         raise
-
-
-def _scarce_fd() -> int:
-    """Return a descriptor that, given out lowest first, means that there are few left."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft - _SPARE_DESCRIPTORS if soft > 0 else sys.maxsize
 
 
 class Untaken:
@@ -332,4 +311,4 @@ class Untaken:
 
     def close(self) -> None:
         """Close it, and with it the connections that are still in there."""
-        self._end.close()
+        closing.close_socket(self._end)

@@ -15,10 +15,9 @@ from types import MappingProxyType
 from sdcluster.config import Config
 from sdcluster.core import events as ev
 from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
-from sdcluster.descriptors import close_all
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
-from sdcluster.master import health
+from sdcluster.master import closing, health
 from sdcluster.master.channels import SENSELESS, Kept, Passage, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.keepers import Keepers
@@ -354,7 +353,7 @@ class Children:
         if recovery is not None:
             recovery.take(kept)
         else:
-            close_all(list(kept.fds))
+            closing.close(list(kept.fds))
             if not process.is_dead():  # Else it has not had the time to name its keeper.
                 self._offended(process, "it gives its connections away as if it were dead")
 

@@ -5,7 +5,6 @@ what a dead worker had not taken is given to another.
 """
 
 import errno
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from sdcluster.core.balance import Rules, fewest_outstanding
 from sdcluster.loops import EventLoop, Timer
+from sdcluster.master import closing
 from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.listeners import BACKLOG
 from sdcluster.wire import channel
@@ -147,7 +147,7 @@ class Dispatcher:
             worker.hand_over(passage)
         except OSError:
             return False  # Its channel is full, or closed.
-        os.close(passage.fd)
+        _let_go(passage)
         return True
 
     def room(self) -> None:
@@ -206,7 +206,7 @@ class Dispatcher:
         except OSError:
             return passages
         for fd in new:
-            os.close(fd)
+            closing.release(fd)
         others = [passage for passage in passages if passage.handoff is not None]
         while others and self._passes(worker, others[0]):
             del others[0]
@@ -257,7 +257,7 @@ class Dispatcher:
                 self._pause_full()
                 return
             for fd in some:
-                os.close(fd)
+                closing.release(fd)
 
     def _give_returned(self) -> None:
         while self._returned or self._untaken:
@@ -361,9 +361,17 @@ class Dispatcher:
         for listener in list(self._listeners.values()):
             self.unwatch(listener)
         while self._returned:
-            os.close(self._returned.popleft().fd)
+            _let_go(self._returned.popleft())
         while self._untaken:
             self._untaken.popleft().close()
+
+
+def _let_go(passage: Passage) -> None:
+    """Close the master's copy of a connection."""
+    if passage.handoff is None:
+        closing.release(passage.fd)
+    else:
+        closing.close([passage.fd])  # A worker has had it.
 
 
 def _accept(listener: socket.socket) -> int | None:

@@ -11,8 +11,8 @@ from typing import Any
 from sdcluster import attachment
 from sdcluster.core.manual import Event, KillWanted, Stage
 from sdcluster.core.states import WorkerId
-from sdcluster.descriptors import close_all
 from sdcluster.errors import ClusterError, ListenError, ProtocolError, reason_of
+from sdcluster.master import closing
 from sdcluster.master.handlers import Handlers
 from sdcluster.master.openings import Openings
 from sdcluster.master.peer import Worker
@@ -66,7 +66,7 @@ class Inbox:
                 self._take(worker, frame, descriptors)
         except ProtocolError as error:
             for _, descriptors in frames:
-                close_all(descriptors)
+                closing.close(descriptors)
             self.ended(worker, str(error))
 
     def _take(self, worker: Worker, frame: Frame, descriptors: list[int]) -> None:
@@ -76,7 +76,7 @@ class Inbox:
                     self._send_all(Frame(Kind.MESSAGE, frame.body))
             case Kind.MESSAGE:
                 message = decode(frame.body)
-                connection = attachment.received(descriptors)
+                connection = attachment.received(descriptors, close=closing.close)
                 self._soon(self._tell_message, worker, message, connection)
             case Kind.REQUEST:
                 self._soon(self._answer, worker, frame.number, decode(frame.body))
@@ -89,7 +89,7 @@ class Inbox:
             case Kind.DISCONNECT:
                 worker.exited_after_disconnect = True
                 self._feed(KillWanted(WorkerId(worker.id)))
-        close_all(descriptors)  # Those that nobody has taken out.
+        closing.close(descriptors)  # Those that nobody has taken out.
 
     def _tell_message(self, worker: Worker, message: Any, connection: socket.socket | None) -> None:
         """Tell those who hear the worker, and those who hear all; a connection is for them all."""
@@ -98,7 +98,7 @@ class Inbox:
             self._handlers.events.offer("message", worker, message, extra=connection),
         ]
         if connection is not None and not any(told):
-            connection.close()
+            closing.close_socket(connection)
 
     def _answer(self, worker: Worker, number: int, message: Any) -> None:
         if worker._has_ended:

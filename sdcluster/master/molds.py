@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sdcluster.config import Config, python
-from sdcluster.descriptors import close_all, duplicates
+from sdcluster.descriptors import duplicates, look
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
+from sdcluster.master import closing
 from sdcluster.master.secret import cookie_secret
 from sdcluster.master.systemd import PRIVATE_ENVIRONMENT
 from sdcluster.wire import frames
@@ -36,6 +37,8 @@ kilobyte of the sender's buffer, and limits the descriptors on their way as well
 
 _TITLE_ROOM = " " * 96
 """An argument that makes room for the process title, see `process.Label`."""
+_SOME = 2
+"""Descriptors, of which none should come."""
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 """What sendmsg(2) says when its buffer or the descriptors on their way are at a limit."""
 
@@ -187,14 +190,20 @@ class Mold:
         Raises `ProtocolError`, and EOFError when the process has closed its end.
         """
         try:
-            data = self._ours.recv(frames.MAX_FRAME_BYTES + 1)
+            frame = look(self._ours, frames.MAX_FRAME_BYTES + 1, most=_SOME)
+            self._ours.recv(1)  # The whole frame: what does not fit is dropped.
         except BlockingIOError:
             return None
         except ConnectionResetError:
             return self.read()  # It died with orders unread; told once, before its last reports.
-        if not data:
+        except OSError as error:
+            raise ProtocolError("it sends descriptors") from error  # There was no room for them.
+        if frame.fds:
+            closing.close(frame.fds)
+            raise ProtocolError("it sends descriptors")
+        if not frame.data:
             raise EOFError
-        report = frames.decode_report(data)
+        report = frames.decode_report(frame.data)
         if isinstance(report, (frames.Forked, frames.ForkFailed)):
             if report.worker not in self.unanswered:
                 raise ProtocolError(f"the mold reports worker {report.worker}, not ordered")
@@ -224,7 +233,7 @@ class Mold:
         """Release the channel, and the orders that were not sent."""
         while self._queue:
             self._queue.popleft().close()
-        self._ours.close()
+        closing.close_socket(self._ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +244,7 @@ class _QueuedOrder:
     descriptors: list[int]
 
     def close(self) -> None:
-        close_all(self.descriptors)
+        closing.close(self.descriptors)
 
 
 def _interface(config: Config) -> str:

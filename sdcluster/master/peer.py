@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from sdcluster import attachment, requests
 from sdcluster.core.manual import LeaveWanted
 from sdcluster.core.states import ExitReason, WorkerId
-from sdcluster.descriptors import close_all
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.loops import AsyncLoop
+from sdcluster.master import closing
 from sdcluster.messaging import Messenger
 from sdcluster.requests import Requests, encode
 from sdcluster.wire.messages import Frame, Kind
@@ -53,6 +53,7 @@ class Worker:
             on_frame=lambda frame, fds: primary.inbox.received(self, frame, fds),
             on_end=lambda reason: primary.inbox.ended(self, reason),
             on_drained=self._drained,
+            close=closing.close,
         )
         self._drains: list[asyncio.Future[None]] = []
         self._requests = Requests(self._send, self._send_soon)
@@ -155,10 +156,10 @@ class Worker:
         """Take what it said last, and let go of it: it is dead."""
         self._messenger.read_rest()
         self._messenger.close()
-        self._theirs.close()
+        closing.close_socket(self._theirs)
         self._drained()
         self._requests.fail(f"worker {self.id} is gone")
         for task in self._answers:
             task.cancel()
         for _, descriptors in self._early_frames:
-            close_all(descriptors)
+            closing.close(descriptors)

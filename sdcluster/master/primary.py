@@ -22,7 +22,7 @@ from sdcluster.core.manual import Announce, Event, ForkWanted, Manual, SettingsC
 from sdcluster.core.states import ExitReason, Generation, Slot, WorkerId
 from sdcluster.errors import ClusterError, ProtocolError, SpawnError, reason_of
 from sdcluster.loops import AsyncLoop, Timer
-from sdcluster.master import inheritance
+from sdcluster.master import closing, inheritance
 from sdcluster.master.bulletin import Bulletin
 from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
@@ -276,7 +276,7 @@ class Primary:
             report=self._report,
             on_room=lambda: None,
             on_gone=self._child_gone,
-            on_passage=lambda passage: os.close(passage.fd),  # Nobody hands any over.
+            on_passage=lambda passage: closing.close([passage.fd]),  # Nobody hands any over.
             on_blame=lambda _signature: None,
             on_recovered=lambda _child, _summary: None,
             is_ours=lambda _connection: False,
@@ -368,7 +368,7 @@ class Primary:
         except SpawnError as error:
             self.feed(ev.ForkFailed(number, str(error)))
             return
-        worker._theirs.close()
+        closing.close_socket(worker._theirs)
         if signal.SIGKILL in worker._early_signals:
             self._send_early_signals(worker)
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
+from sdcluster.master import closing
 from sdcluster.wire import notify
 
 _CREDENTIALS = 3 * 4  # struct ucred: pid, uid, gid, see unix(7).
+MAX_DESCRIPTORS = 64
+"""What may come with a notification: systemd takes some, we do not."""
 
 
 class NotifySocket:
@@ -33,21 +36,27 @@ class NotifySocket:
         return self._socket.fileno()
 
     def read(self) -> notify.Notification | None:
-        """Return the next notification; None when there is none. Raises `ProtocolError`."""
+        """Return the next notification; None when there is none.
+
+        Raises `ProtocolError`, again and again for one with too many descriptors; and OSError when
+        there are too few for those that come, which stay where they are.
+        """
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(
+            found = descriptors.look(
+                self._socket,
                 notify.MAX_DATAGRAM_BYTES,
-                socket.CMSG_SPACE(_CREDENTIALS) + socket.CMSG_SPACE(64 * 4),
-                socket.MSG_CMSG_CLOEXEC,
+                most=MAX_DESCRIPTORS,
+                beside=socket.CMSG_SPACE(_CREDENTIALS),
             )
+            self._socket.recv(1)  # The whole datagram: what does not fit is dropped.
         except BlockingIOError:
             return None
-        descriptors.close_all(descriptors.attached(ancillary))
-        if _sender_uid(ancillary) not in (0, os.geteuid()):
+        closing.close(found.fds)
+        if _sender_uid(found.ancillary) not in (0, os.geteuid()):
             raise ProtocolError("notification from another user")
-        if flags & socket.MSG_TRUNC:
+        if found.is_cut:
             raise ProtocolError(f"notification of more than {notify.MAX_DATAGRAM_BYTES} bytes")
-        return notify.decode(data)
+        return notify.decode(found.data)
 
     def _remove(self) -> None:
         try:
@@ -57,7 +66,7 @@ class NotifySocket:
 
     def close(self) -> None:
         """Close the socket and remove its path."""
-        self._socket.close()
+        closing.close_socket(self._socket)
         self._remove()
 
 

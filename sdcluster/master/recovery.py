@@ -14,6 +14,7 @@ from sdcluster import descriptors
 from sdcluster.core.recovery import Known, Verdict, judge
 from sdcluster.errors import ProtocolError
 from sdcluster.loops import EventLoop, Timer
+from sdcluster.master import closing
 from sdcluster.master.channels import Kept, Passage, WorkerChannel
 from sdcluster.master.counts import counts
 from sdcluster.wire import channel, signature
@@ -189,11 +190,11 @@ class Recovery:
             with contextlib.suppress(ProtocolError, OSError):
                 self._ledger = _Ledger(kept.fds[0])
         else:
-            descriptors.close_all(list(kept.fds))
+            closing.close(list(kept.fds))
 
     def _take_connection(self, number: int, fd: int) -> None:
         if not descriptors.is_connection(fd):
-            os.close(fd)
+            closing.close([fd])
             return
         connection = socket.socket(fileno=fd)
         verdict, handoff = Verdict.CLOSED, Handoff()
@@ -201,7 +202,7 @@ class Recovery:
             with contextlib.suppress(ProtocolError, OSError):
                 verdict, handoff = self._judge(number, connection, self._ledger)
         if verdict is Verdict.ELSEWHERE:
-            connection.close()
+            closing.close_socket(connection)
         elif verdict is Verdict.CLOSED:
             self._summary.closed += 1
             _close(connection)
@@ -294,7 +295,7 @@ def _close(connection: socket.socket) -> None:
         for _ in range(_MAX_DISCARDS):
             if not connection.recv(_DISCARDED_BYTES):
                 break
-    connection.close()
+    closing.close_socket(connection)
 
 
 class _Ledger:
@@ -308,7 +309,7 @@ class _Ledger:
             self.layout: Layout
             self.layout, self.is_taking = decode_head(self._read(PAGE_BYTES, 0))
         except (ProtocolError, OSError):
-            os.close(fd)
+            closing.close([fd])
             raise
 
     def _read(self, length: int, at: int) -> bytes:
@@ -336,4 +337,4 @@ class _Ledger:
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self._fd)
+        closing.close([self._fd])

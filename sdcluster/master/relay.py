@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sdcluster.descriptors import close_all, duplicates
+from sdcluster.descriptors import duplicates
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
+from sdcluster.master import closing
 from sdcluster.messaging import Messenger
 from sdcluster.wire.messages import ALL, MASTER, Frame, Kind, refusal
 
@@ -93,6 +94,7 @@ class Relay:
             on_frame=lambda frame, fds: self._received(end, frame, fds),
             on_end=lambda reason: self._ended(end, reason),
             on_drained=lambda: self._caught_up(end),
+            close=closing.close,
         )
         end = _End(worker, is_agent, messenger, theirs)
         self._ends[worker] = end
@@ -105,7 +107,7 @@ class Relay:
     def given(self, worker: int) -> None:
         """The process has its descriptor. Harmless when it has no channel."""
         if worker in self._ends:
-            self._ends[worker].theirs.close()
+            closing.close_socket(self._ends[worker].theirs)
 
     def joins(self, worker: int, *, slot: int, generation: int, pid: int) -> None:
         """A worker serves; an agent is the one that is asked from now on.
@@ -126,7 +128,7 @@ class Relay:
         self._waiting_bytes = self._waiting_descriptors = 0
         for sender, frame, descriptors in waiting:
             self._to_agent(sender, frame, descriptors)
-            close_all(descriptors)
+            closing.close(descriptors)
 
     def _agents(self) -> list[_End]:
         return [end for end in self._ends.values() if end.is_agent]
@@ -155,7 +157,7 @@ class Relay:
             self._agent = None
         end.messenger.read_rest()
         end.messenger.close()
-        end.theirs.close()
+        closing.close_socket(end.theirs)
         self._caught_up(end)
         what = "the agent" if end.is_agent else f"worker {worker}"
         for asker, number in end.asked.values():
@@ -185,7 +187,7 @@ class Relay:
             else:
                 raise ProtocolError(f"a message for {frame.peer}")
         finally:
-            close_all(descriptors)
+            closing.close(descriptors)
 
     def _to_all(self, sender: _End, frame: Frame, descriptors: list[int]) -> None:
         if frame.kind is not Kind.MESSAGE:
@@ -314,4 +316,4 @@ class Relay:
         for worker in list(self._ends):
             self.leaves(worker)
         for _, _, descriptors in self._waiting:
-            close_all(descriptors)
+            closing.close(descriptors)
