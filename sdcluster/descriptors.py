@@ -103,6 +103,15 @@ def has_peer(fd: int) -> bool:
     return not poll.poll(0)
 
 
+def is_socket(fd: int) -> bool:
+    """Tell whether a descriptor is a socket; no file system is asked, which may take long."""
+    try:
+        socket.socket(fileno=fd).detach()
+    except OSError:
+        return False
+    return True
+
+
 def close_all(descriptors: list[int] | deque[int]) -> None:
     """Close descriptors, and take them out of what holds them."""
     while descriptors:

@@ -14,13 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sdcluster import descriptors
+from sdcluster.core.handing import Given, Said, miscount, offence
 from sdcluster.errors import ProtocolError
 from sdcluster.master import closing
+from sdcluster.master.counts import counts
 from sdcluster.wire import channel, latency, notify
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, SIZE_BYTES, Field, Scoreboard
 
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
+MAX_CONNECTIONS = 1 << 31
+"""More than there can be descriptors for."""
+_TIMES = (
+    *(Field.HEARTBEAT_NS, Field.OLDEST_REQUEST_NS),
+    *(Field.LATENCY_AT_NS, Field.UNANSWERED_NS),
+)
+_SKEW_NS = 1_000_000_000
 SENSELESS = 1 << 32
 """More than any worker is given: it gets nothing more."""
 
@@ -51,7 +60,7 @@ class Kept:
         return not self.fds
 
 
-Said = notify.Notification | Passage | Kept
+Frame = notify.Notification | Passage | Kept
 """What comes from a worker."""
 
 
@@ -79,8 +88,8 @@ class WorkerChannel:
         self._sent = 0
         self._orders = 0
         """To move connections, ever."""
-        self.last_serial = 0
-        """That of the last connection that the worker has handed over."""
+        self.known = Given()
+        """What the worker was given and has said, by which what it says is judged."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch for notifications."""
@@ -102,8 +111,22 @@ class WorkerChannel:
         return self._sent - taken if taken <= self._sent else SENSELESS
 
     def connections(self) -> int:
-        """Return how many connections the worker has open."""
+        """Return how many connections the worker has open, as it says."""
         return self.board.words[Field.CONNECTIONS]
+
+    def nonsense(self) -> str:
+        """Say what the worker's counters say that cannot be; empty when they make sense."""
+        words = self.board.words
+        if words[Field.TAKEN] > self._sent:
+            return "it took more than it was given"
+        if words[Field.MOVES] > self._orders:
+            return "it carried out more orders than it was given"
+        if words[Field.CONNECTIONS] > MAX_CONNECTIONS:
+            return f"it has {words[Field.CONNECTIONS]} connections"
+        now_ns = time.monotonic_ns()
+        if max(words[one] for one in _TIMES) > now_ns + _SKEW_NS:
+            return "something has happened in time to come"
+        return ""
 
     def latency_ns(self) -> int:
         """Return how long an answer of the worker is expected to take; 0 when nothing is known."""
@@ -139,6 +162,7 @@ class WorkerChannel:
     def tell_slots(self, slots: int) -> None:
         """Have the worker know how many slots there are."""
         self.board[Field.SLOTS] = slots
+        self.known.slots = max(self.known.slots, slots)  # It may not have seen that there are less.
 
     def tell_signatures(self, signatures: Sequence[int]) -> None:
         """Have the worker know whose requests are served in the quarantine."""
@@ -171,7 +195,9 @@ class WorkerChannel:
             self.give([passage.fd])
             return
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passage.fd]))]
-        self._ours.sendmsg([channel.encode_handoff(passage.handoff)], rights)
+        handoff = passage.handoff
+        self._ours.sendmsg([channel.encode_handoff(handoff)], rights)
+        self.known.note(hops=handoff.hops, crashes=handoff.crashes, deaths=handoff.deaths)
         self._sent += 1
 
     def ask_for_room(self, wanted: bool) -> None:
@@ -199,7 +225,7 @@ class WorkerChannel:
         except OSError:
             pass  # Closed already.
 
-    def read(self) -> Said | None:
+    def read(self) -> Frame | None:
         """Return what the worker has sent next, None when there is nothing.
 
         Raises `ProtocolError`, again and again for a frame with too many descriptors; and OSError
@@ -232,10 +258,14 @@ class WorkerChannel:
         except ProtocolError:
             closing.close(fds)
             raise
-        if not descriptors.is_connection(fds[0]):
+        reason = "what is no connection"
+        if descriptors.is_connection(fds[0]):
+            said = _said(handoff)
+            reason = offence(said, self.known) or _miscount(said, fds[0])
+        if reason:
             closing.close(fds)
-            raise ProtocolError("it hands over what is no connection")
-        self.last_serial = handoff.serial
+            raise ProtocolError(f"it hands over {reason}")
+        self.known.serial = handoff.serial
         return Passage(fds[0], replace(handoff, serial=0))
 
     def untaken(self) -> "Untaken":
@@ -249,6 +279,30 @@ class WorkerChannel:
         self._page.close()
         for end in (self._ours, self._theirs):
             closing.close_socket(end)  # With what nobody has read.
+
+
+def _said(handoff: Handoff) -> Said:
+    return Said(
+        slot=handoff.slot,
+        hops=handoff.hops,
+        crashes=handoff.crashes,
+        deaths=handoff.deaths,
+        serial=handoff.serial,
+        consumed=handoff.consumed,
+        written=handoff.written,
+    )
+
+
+def _miscount(said: Said, fd: int) -> str:
+    connection = socket.socket(fileno=fd)
+    try:
+        counted = counts(connection)
+    finally:
+        connection.detach()
+    # When it has ended on one side, the end may be counted as well.
+    if counted is None or not counted.is_open:
+        return ""
+    return miscount(said, (counted.read, counted.written))
 
 
 def _kept(data: bytes, fds: list[int]) -> Kept:

@@ -18,13 +18,13 @@ from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
 from sdcluster.master import closing, health
-from sdcluster.master.channels import SENSELESS, Kept, Passage, Untaken, WorkerChannel
+from sdcluster.master.channels import Kept, Passage, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
 from sdcluster.master.keepers import Keepers
 from sdcluster.master.molds import Mold
 from sdcluster.master.readiness import NotifySocket
-from sdcluster.master.recovery import Summary
-from sdcluster.master.workers import WorkerProcess, exit_text, is_child
+from sdcluster.master.recovery import Summary, is_ours
+from sdcluster.master.workers import WorkerProcess, exit_text, is_child, parent_of
 from sdcluster.runtime import directory
 from sdcluster.wire import frames
 from sdcluster.wire.notify import Notification
@@ -74,6 +74,7 @@ class Children:
         self._on_room = on_room
         self._on_gone = on_gone
         self._on_passage = on_passage
+        self._is_ours = is_ours
         self._spare_others = spare_others
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}
@@ -341,11 +342,23 @@ class Children:
                 if said is None:
                     break
                 if isinstance(said, Passage):
-                    self._on_passage(said)
+                    self._passed(process, said)
                 elif isinstance(said, Kept):
                     self._kept(process, said)
                 else:
                     self._notified(process, said)
+
+    def _passed(self, process: WorkerProcess, passage: Passage) -> None:
+        """Take a connection that a worker hands over, if it can have had that."""
+        if not process.gets_connections or not process.ready_at:
+            reason = "a connection, and was given none"
+        elif not is_ours(passage, self._is_ours):
+            reason = "a connection that has come to none of the listeners"
+        else:
+            self._on_passage(passage)
+            return
+        closing.close([passage.fd])
+        self._offended(process, f"it hands over {reason}")
 
     def _kept(self, process: WorkerProcess, kept: Kept) -> None:
         """Take what the keeper of a worker sends, which is dead then."""
@@ -396,8 +409,8 @@ class Children:
             process.last_ping = now
         if notification.taken:
             self._on_room()
-        if notification.keeper and not process.keeper and not self._is_known(notification.keeper):
-            process.keeper = notification.keeper
+        if notification.keeper:
+            self._take_keeper(process, notification.keeper)
         if notification.failed is not None:
             self._report(ev.WorkerFailed(worker, notification.failed))
         if notification.ready and not process.ready_at:
@@ -408,6 +421,20 @@ class Children:
         if notification.stopping and process.id in self.workers:
             self._report(ev.WorkerStopping(worker))
 
+    def _take_keeper(self, process: WorkerProcess, pid: int) -> None:
+        """Take note of a keeper: its worker's child, and ours when that is dead."""
+        parent = parent_of(pid)
+        if parent is None or process.keeper:
+            return  # It has ended already, or is told a second time.
+        is_its_own = parent == process.pid or (parent == os.getpid() and process.is_dead())
+        if is_its_own and not self._is_known(pid) and not self._is_keeper(pid):
+            process.keeper = pid
+        else:
+            self._offended(process, f"it says that pid {pid} is its keeper")
+
+    def _is_keeper(self, pid: int) -> bool:
+        return any(one.keeper == pid for one in self.workers.values())
+
     def check(self, now: float) -> None:
         """Look at the health of each worker."""
         self._let_go_of_groups()
@@ -416,8 +443,9 @@ class Children:
                 self._check(process, now)
 
     def _check(self, process: WorkerProcess, now: float) -> None:
-        if process.channel.outstanding() == SENSELESS and not process.offences:
-            self._offended(process, "its scoreboard says that it took more than it was given")
+        nonsense = process.channel.nonsense()
+        if nonsense and not process.offences:
+            self._offended(process, f"its scoreboard says that {nonsense}")
         figures = process.figures(now)
         worker = WorkerId(process.id)
         is_awaited = not process.retired or process.has_connections()

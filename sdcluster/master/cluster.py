@@ -272,7 +272,10 @@ class Cluster:
         descriptors = []
         try:
             if not self.config.is_command:
-                descriptors.append(self._relay.open(worker, is_agent=slot == AGENT))
+                config = self.children.mold_config(generation) or self.config
+                descriptors.append(
+                    self._relay.open(worker, is_agent=slot == AGENT, has_agent=bool(config.agent))
+                )
             if slot != AGENT and not is_quarantine(slot):
                 descriptors += self._traffic.descriptors(slot)
             self.children.spawn(worker, slot, generation, listeners=descriptors)

@@ -23,6 +23,10 @@ _ENDING = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"}
 """Signals at which programs close what they have, and end."""
 
 
+MAX_EARLY_FRAMES = 16384
+"""What a worker may say before it is online."""
+
+
 class Inbox:
     """Takes the frames of all workers."""
 
@@ -54,6 +58,8 @@ class Inbox:
         """Take a frame from a worker. Raises `ProtocolError`, which ends that one."""
         if worker._stage == Stage.FORKED:
             # It is online first, as another channel will tell.
+            if len(worker._early_frames) >= MAX_EARLY_FRAMES:
+                raise ProtocolError("it has said too much before it is online")
             worker._early_frames.append((frame, descriptors))
         else:
             self._take(worker, frame, descriptors)
@@ -72,6 +78,7 @@ class Inbox:
     def _take(self, worker: Worker, frame: Frame, descriptors: list[int]) -> None:
         match frame.kind:
             case Kind.MESSAGE if frame.peer == ALL:
+                decode(frame.body)  # Others would be at fault who get it.
                 with contextlib.suppress(ClusterError):  # One that does not read has enough.
                     self._send_all(Frame(Kind.MESSAGE, frame.body))
             case Kind.MESSAGE:
@@ -89,6 +96,8 @@ class Inbox:
             case Kind.DISCONNECT:
                 worker.exited_after_disconnect = True
                 self._feed(KillWanted(WorkerId(worker.id)))
+            case _:
+                raise ProtocolError(f"a message of kind {frame.kind.name}")
         closing.close(descriptors)  # Those that nobody has taken out.
 
     def _tell_message(self, worker: Worker, message: Any, connection: socket.socket | None) -> None:

@@ -64,6 +64,8 @@ class Mold:
         self.generation = generation
         self.prepared = False
         """It has said that it can fork workers."""
+        self._has_loaded = False
+        """It has said that, or why it cannot."""
         self.unanswered: set[int] = set()
         """Workers that the mold was told to fork, and has not reported."""
         self._queue: deque[_QueuedOrder] = deque()
@@ -208,7 +210,11 @@ class Mold:
             if report.worker not in self.unanswered:
                 raise ProtocolError(f"the mold reports worker {report.worker}, not ordered")
             self.unanswered.discard(report.worker)
-        self.prepared = self.prepared or isinstance(report, frames.Prepared)
+        elif self._has_loaded:
+            raise ProtocolError(f"a second {type(report).__name__}")
+        else:
+            self._has_loaded = True
+            self.prepared = isinstance(report, frames.Prepared)
         return report
 
     def kill(self, number: signal.Signals) -> None:

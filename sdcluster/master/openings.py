@@ -19,10 +19,12 @@ from typing import Any
 
 from sdcluster.errors import ListenError, ProtocolError
 from sdcluster.loops import EventLoop
-from sdcluster.master.channels import WorkerChannel
+from sdcluster.master import closing
+from sdcluster.master.channels import Passage, WorkerChannel
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import Listener, adopt
 from sdcluster.master.wanted import Wanted
+from sdcluster.wire.notify import Notification
 
 CLOSE_DELAY_S = 1.0
 """How long a listener stays that its last worker has closed as if it were to end."""
@@ -70,7 +72,7 @@ class Openings:
         self._keys = 0
 
     def open(
-        self, worker: int, request: Mapping[str, Any], *, shared: bool
+        self, worker: int, request: Any, *, shared: bool
     ) -> tuple[Mapping[str, Any], list[int]]:
         """Return what a worker is told of its new listener, and the descriptors it gets.
 
@@ -220,9 +222,12 @@ class Openings:
     def _hear(self, channel: WorkerChannel, dispatcher: Dispatcher) -> None:
         """Take note that a worker has taken connections."""
         try:
-            while channel.read() is not None:
+            while (said := channel.read()) is not None:
+                if not isinstance(said, Notification):
+                    closing.close([said.fd] if isinstance(said, Passage) else list(said.fds))
+                    raise ProtocolError("it hands over a connection, which nobody takes")
                 dispatcher.room()
-        except ProtocolError:
+        except (ProtocolError, OSError):
             # It has shut the listener down, say, and will take nothing any more.
             self._loop.remove(channel.fileno())
             dispatcher.remove(channel)

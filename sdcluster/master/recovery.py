@@ -95,6 +95,9 @@ class Recovery:
         self._is_waiting = False
         """Whether there are too few descriptors for what is there."""
         self._is_over = False
+        self._numbers: set[int] = set()
+        self._inodes: set[int] = set()
+        """Of the connections that have come: the sockets themselves, whatever number they have."""
         self._timer: Timer | None = None
 
     def begin(self) -> None:
@@ -144,7 +147,10 @@ class Recovery:
             self._loop.call_later(EXHAUSTED_RETRY_S, self._resume)
             return False
         if isinstance(said, Passage):
-            self._on_passage(said)
+            if is_ours(said, self._is_ours):
+                self._on_passage(said)
+            else:
+                closing.close([said.fd])
         elif isinstance(said, Kept):
             self.take(said)
             if self._has_all:
@@ -196,6 +202,12 @@ class Recovery:
         if not descriptors.is_connection(fd):
             closing.close([fd])
             return
+        inode = os.fstat(fd).st_ino
+        if number in self._numbers or inode in self._inodes:
+            closing.close([fd])  # It has come already.
+            return
+        self._numbers.add(number)
+        self._inodes.add(inode)
         connection = socket.socket(fileno=fd)
         verdict, handoff = Verdict.CLOSED, Handoff()
         if self._ledger is not None:
@@ -222,11 +234,15 @@ class Recovery:
         """
         entry = ledger.entry(number)
         came_with: Handoff | None = None
+        if not self._is_ours(connection) or (entry.state is State.NONE and not ledger.is_taking):
+            return Verdict.ELSEWHERE, Handoff()  # The app's own, and maybe its children's.
         if entry.state is State.NONE:
-            if not ledger.is_taking or not self._is_ours(connection):
-                return Verdict.ELSEWHERE, Handoff()  # The app's own, and maybe its children's.
             came_with = ledger.arrival()
             entry = _entered(came_with)
+        hops = came_with.hops if came_with is not None else 0
+        known_to_us = self._worker.known
+        if not known_to_us.covers(hops=hops, crashes=entry.crashes, deaths=entry.deaths):
+            raise ProtocolError("a ledger says of a connection what its worker was not given")
         counted = counts(connection)
         can_go_on = counted.is_open if counted is not None else connection.family == socket.AF_UNIX
         can_go_on = can_go_on and descriptors.has_peer(connection.fileno())
@@ -242,7 +258,7 @@ class Recovery:
         finding = judge(
             known,
             (counted.read, counted.written) if counted is not None else None,
-            last_serial=self._worker.last_serial,
+            last_serial=self._worker.known.serial,
             limit=ledger.layout.limit if came_with is None else channel.MAX_UNANSWERED_BYTES,
         )
         was_at_work = entry.is_begun and finding.verdict is not Verdict.ELSEWHERE
@@ -266,7 +282,17 @@ class Recovery:
             signature=entry.signature if was_at_work else signature.NONE,
             refusal=REFUSED if was_at_work and self._is_quarantine else 0,
         )
+        channel.check(handoff)
         return finding.verdict, handoff
+
+
+def is_ours(passage: Passage, connection_is_ours: Callable[[socket.socket], bool]) -> bool:
+    """Tell whether the connection of a passage has come to a listener of the cluster."""
+    connection = socket.socket(fileno=passage.fd)
+    try:
+        return connection_is_ours(connection)
+    finally:
+        connection.detach()
 
 
 def _entered(handoff: Handoff) -> Entry:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sdcluster.descriptors import duplicates
+from sdcluster.descriptors import duplicates, is_socket
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
 from sdcluster.master import closing
@@ -43,9 +43,13 @@ class _End:
     theirs: socket.socket
     introduction: bytes = b""
     """What the agent is told of it, once it runs."""
+    has_agent: bool = True
+    """Whether its generation has an agent, which it may write to."""
     asked: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Who waits for its answer, as (worker, number), by the number that it was asked with."""
     numbers: int = 0
+    last_number: int = 0
+    """The highest that it was asked with."""
     held_up: set[int] = field(default_factory=set)
     """Who was told that it is slow."""
     notes: list[Frame] = field(default_factory=list)
@@ -82,8 +86,11 @@ class Relay:
         self._waiting_descriptors = 0
         self._dropped: set[int] = set()
 
-    def open(self, worker: int, *, is_agent: bool) -> int:
-        """Return the descriptor of the channel for a process to be. Raises `SpawnError`."""
+    def open(self, worker: int, *, is_agent: bool, has_agent: bool = True) -> int:
+        """Return the descriptor of the channel for a process to be. Raises `SpawnError`.
+
+        `has_agent` tells whether there is an agent for it to write to.
+        """
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:
@@ -96,7 +103,7 @@ class Relay:
             on_drained=lambda: self._caught_up(end),
             close=closing.close,
         )
-        end = _End(worker, is_agent, messenger, theirs)
+        end = _End(worker, is_agent, messenger, theirs, has_agent=has_agent)
         self._ends[worker] = end
         if is_agent:
             for other in self._ends.values():
@@ -176,13 +183,14 @@ class Relay:
         try:
             if frame.kind not in _FROM_WORKERS:
                 raise ProtocolError(f"a message of kind {frame.kind.name}")
+            _check_attached(frame, descriptors)
             if frame.kind in _ANSWERS:
                 self._answer(end, frame, descriptors)
             elif frame.peer == ALL:
                 self._to_all(end, frame, descriptors)
             elif end.is_agent:
                 self._to_worker(end, frame, descriptors)
-            elif frame.peer == MASTER:
+            elif frame.peer == MASTER and end.has_agent:
                 self._to_agent(end, frame, descriptors)
             else:
                 raise ProtocolError(f"a message for {frame.peer}")
@@ -204,6 +212,8 @@ class Relay:
             self._refuse(agent.worker, frame.number, f"worker {frame.peer} is gone")
 
     def _answer(self, end: _End, frame: Frame, descriptors: list[int]) -> None:
+        if not 0 < frame.number <= end.last_number:
+            raise ProtocolError(f"an answer to {frame.number}, which it was not asked")
         asker, number = end.asked.pop(frame.number, (0, 0))
         if asker in self._ends:  # Else it is gone, or nobody has asked.
             self._pass_on(end, self._ends[asker], frame._replace(number=number), descriptors)
@@ -263,6 +273,7 @@ class Relay:
         if len(end.asked) >= MAX_REQUESTS:
             del end.asked[next(iter(end.asked))]
         end.numbers = end.numbers % MAX_NUMBER + 1
+        end.last_number = max(end.last_number, end.numbers)
         end.asked[end.numbers] = (sender.worker, number)
         return end.numbers
 
@@ -317,3 +328,14 @@ class Relay:
             self.leaves(worker)
         for _, _, descriptors in self._waiting:
             closing.close(descriptors)
+
+
+def _check_attached(frame: Frame, descriptors: list[int]) -> None:
+    """Raise `ProtocolError` when there is more with a frame than one socket with a message.
+
+    Whoever gets it cannot tell whose fault that is.
+    """
+    if descriptors and (
+        frame.kind is not Kind.MESSAGE or len(descriptors) > 1 or not is_socket(descriptors[0])
+    ):
+        raise ProtocolError("a message with what is not one connection")

@@ -57,6 +57,8 @@ class Traffic:
         self._is_command = config.is_command
         self._listeners = listeners
         self._closed = False
+        self._places: set[str | int | None] = set()
+        """The paths and ports of all listeners, those that are closed by now as well."""
         self._rules = _rules(config)
         self._dispatcher = Dispatcher(loop, self._rules, on_exhausted=on_exhausted)
         self._rebalancing: Rebalancing | None = None
@@ -81,6 +83,7 @@ class Traffic:
 
     def open(self) -> None:
         """Begin; connections wait until there are workers."""
+        self._note_places()
         if not self._is_command:
             self._listeners.set_nonblocking()
         if self._is_dispatched:
@@ -136,7 +139,12 @@ class Traffic:
     def is_ours(self, connection: socket.socket) -> bool:
         """Tell whether a connection has come to one of the listeners, by its own address."""
         own = _place(connection)
-        return own is not None and any(own == _place(one.socket) for one in self._listeners.all)
+        if own not in self._places:
+            self._note_places()  # There may be one more for a slot that is new.
+        return own is not None and own in self._places
+
+    def _note_places(self) -> None:
+        self._places.update(_place(one.socket) for one in self._listeners.all)
 
     def hand_over(self, passage: Passage) -> None:
         """Give a connection that a worker had to another."""

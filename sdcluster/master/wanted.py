@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,10 @@ _NOWHERE = Address("unix", "", 0, "")
 class Wanted:
     """A listener that is wanted."""
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
+    def __init__(self, request: Any) -> None:
         """Raises `ProtocolError` for a request that makes no sense."""
+        if not isinstance(request, dict):
+            raise ProtocolError("a listener that makes no sense")
         try:
             self.name = str(request.get("name", ""))
             self.address = _NOWHERE if self.name else _address(str(request["address"]))
@@ -31,7 +33,7 @@ class Wanted:
             ipv6_only = request.get("ipv6_only")
             self.ipv6_only = None if ipv6_only is None else bool(ipv6_only)
             self._turn = int(request.get("turn", 0))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ProtocolError(f"a listener that makes no sense: {error}") from error
 
     @property

@@ -65,6 +65,11 @@ class WorkerProcess:
         return self.notify_socket is not None
 
     @property
+    def gets_connections(self) -> bool:
+        """Whether there are connections that it may hand over."""
+        return not (self.is_agent or self.is_command or self.mold.config.script)
+
+    @property
     def is_heard(self) -> bool:
         """Whether what it sends is still read."""
         return self.offences < MAX_OFFENCES
@@ -181,6 +186,15 @@ def is_child(pid: int) -> bool:
     except (ChildProcessError, OverflowError, OSError):
         return False
     return pid > 0
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the parent of a process; None when there is no such process: proc_pid_stat(5)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def exit_text(status: int) -> str:

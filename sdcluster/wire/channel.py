@@ -21,6 +21,7 @@ Worker to master:
     KEPT_ALL    from it: there are no more
 """
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ MAX_MOVES = 256
 """Connections that are moved at one order."""
 MAX_PROXIED_BYTES = 107
 """Whatever the address."""
+MAX_TOTAL_BYTES = 2**63 - 1
+"""No connection has read or written more."""
 ANY = -1
 """As a slot: whichever worker."""
 QUARANTINE = -2
@@ -51,6 +54,9 @@ QUARANTINE = -2
 _HEADER = struct.Struct("<cBBBBiIIHQQQ")
 """Type, hops, crashes, deaths, bytes proxied, slot, serial, bytes unanswered, refusal, signature,
 bytes read, written."""
+
+_PROXIED = re.compile(rb"(PROXY UNKNOWN|PROXY [!-~]+ [0-9]{1,5})?")
+"""What workers put there: nothing, that the proxy does not know, or address and port."""
 
 _MOVE = struct.Struct("<cHI")
 """Type, connections, slot."""
@@ -154,7 +160,19 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
         refusal=refusal,
         proxied=data[_HEADER.size : begin],
     )
+    check(handoff)
     return handoff, end
+
+
+def check(handoff: Handoff) -> None:
+    """Raise `ProtocolError` when there can be no such connection."""
+    if (
+        len(handoff.unanswered) > handoff.consumed
+        or max(handoff.consumed, handoff.written) > MAX_TOTAL_BYTES
+        or handoff.crashes > handoff.deaths
+        or not _PROXIED.fullmatch(handoff.proxied)
+    ):
+        raise ProtocolError("a hand-off of a connection that cannot be")
 
 
 def encode_kept(numbers: list[int]) -> bytes:

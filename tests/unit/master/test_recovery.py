@@ -10,12 +10,11 @@ import pytest
 
 from sdcluster.loops import EventLoop
 from sdcluster.master.channels import Passage, WorkerChannel
-from sdcluster.master.recovery import TIMEOUT_S, Recovery, Summary
+from sdcluster.master.recovery import FRAMES_PER_TURN, TIMEOUT_S, Recovery, Summary
 from sdcluster.wire.channel import (
     CONNECTION,
     KEPT_ALL,
     LEDGER,
-    MAX_CONNECTIONS_PER_FRAME,
     Handoff,
     encode_handoff,
     encode_kept,
@@ -41,13 +40,13 @@ class DeadWorker:
         self.blamed: list[int] = []
         self.ends: list[Summary] = []
         self.lates = 0
-        self.ours: set[int] = set()
+        self.strange: set[int] = set()
         self.channel = WorkerChannel()
         self.channel.given()
         self.recovery = Recovery(
             cast(EventLoop, self.loop),
             self.channel,
-            is_ours=lambda connection: connection.getsockname()[1] in self.ours,
+            is_ours=lambda connection: os.fstat(connection.fileno()).st_ino not in self.strange,
             on_passage=self.passages.append,
             on_blame=self.blamed.append,
             on_late=self._late,
@@ -74,8 +73,14 @@ class DeadWorker:
         self.loop.turn()
 
     def enter(self, connection: socket.socket, handoff: Handoff | None = None) -> None:
-        """Enter a connection, as a worker does."""
-        self.ledger.enter(connection.fileno(), handoff or Handoff())
+        """Enter a connection, as a worker does that was given it."""
+        given = handoff or Handoff()
+        self.note(given)
+        self.ledger.enter(connection.fileno(), given)
+
+    def note(self, given: Handoff) -> None:
+        """Take note of a connection that the worker was given."""
+        self.channel.known.note(hops=given.hops, crashes=given.crashes, deaths=given.deaths)
 
     def write(self, connection: socket.socket, word: Word, value: int) -> None:
         """Write a word of its entry."""
@@ -126,7 +131,7 @@ def test_request_without_an_answer_goes_along(dead: DeadWorker, begun: int) -> N
     """With what the next worker needs to know; and whether the app was at work on it."""
     with connected() as (server, client):
         client.sendall(REQUEST)
-        proxied = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+        proxied = b"PROXY 192.0.2.1 1"
         dead.enter(server, Handoff(crashes=1, deaths=4, proxied=proxied))
         dead.read(server, len(REQUEST))
         dead.write(server, Word.BEGUN, begun)
@@ -181,7 +186,7 @@ def test_connection_that_has_come_already_is_not_there_twice(
     with connected() as (server, client):
         dead.enter(server)
         dead.write(server, Word.HANDING, 7)
-        dead.channel.last_serial = last_serial
+        dead.channel.known.serial = last_serial
         other = server.dup()
         dead.give(server)
         assert bool(dead.passages) is lives
@@ -208,12 +213,12 @@ def test_connection_that_was_being_taken_is_new_or_comes_with_what_it_has(
 ) -> None:
     """It has no entry yet, but the frame that brought it is there."""
     handed = Handoff(unanswered=REQUEST, slot=0, hops=1, consumed=len(REQUEST))
-    for frame, expected in (
-        (CONNECTION, Handoff()),
-        (encode_handoff(handed), Handoff(unanswered=REQUEST, hops=1, consumed=len(REQUEST))),
+    dead.note(handed)
+    for number, frame, expected in (
+        (20, CONNECTION, Handoff()),
+        (21, encode_handoff(handed), Handoff(unanswered=REQUEST, hops=1, consumed=len(REQUEST))),
     ):
         with connected() as (server, client):
-            dead.ours.add(server.getsockname()[1])
             dead.ledger.words[Head.TAKING] = 1
             dead.ledger.arrival[: len(frame)] = frame
             client.sendall(REQUEST)
@@ -221,7 +226,7 @@ def test_connection_that_was_being_taken_is_new_or_comes_with_what_it_has(
                 server.recv(len(REQUEST))
             if not dead.passages:
                 dead.send(LEDGER, [dead.ledger.fd])
-            dead.send(encode_kept([server.fileno()]), [server.fileno()])
+            dead.send(encode_kept([number]), [server.fileno()])
             dead.loop.turn()
         assert dead.passages[-1].handoff == expected
     dead.send(KEPT_ALL)
@@ -234,8 +239,8 @@ def test_connection_of_the_apps_own_is_let_go_of(dead: DeadWorker, taking: int) 
     """Without a shutdown(2): a process that the app has started may have it as well."""
     with connected() as (server, client):
         dead.ledger.words[Head.TAKING] = taking
-        if not taking:
-            dead.ours.add(server.getsockname()[1])
+        if taking:
+            dead.strange.add(os.fstat(server.fileno()).st_ino)
         other = server.dup()
         dead.give(server)
         other.sendall(b"alive")
@@ -248,7 +253,6 @@ def test_connection_of_the_apps_own_is_let_go_of(dead: DeadWorker, taking: int) 
 def test_new_connection_that_was_read_from_is_closed(dead: DeadWorker) -> None:
     """It cannot be: so it is not as it seems."""
     with connected() as (server, client):
-        dead.ours.add(server.getsockname()[1])
         dead.ledger.words[Head.TAKING] = 1
         client.sendall(REQUEST)
         server.recv(len(REQUEST))
@@ -299,6 +303,80 @@ def test_words_that_make_no_sense_close_the_connection(dead: DeadWorker) -> None
         dead.give(server)
         assert client.recv(1) == b""
     assert dead.ends == [Summary(closed=1)]
+
+
+@pytest.mark.parametrize("word", [Word.CRASHES, Word.DEATHS])
+def test_connection_that_has_seen_more_deaths_than_its_worker_was_given_is_closed(
+    dead: DeadWorker, word: Word
+) -> None:
+    """Who gets it would be treated as if it had been the last of many."""
+    with connected() as (server, client):
+        dead.enter(server, Handoff(crashes=1, deaths=2))
+        dead.write(server, word, 3)
+        dead.give(server)
+        assert client.recv(1) == b""
+    assert dead.ends == [Summary(closed=1)]
+
+
+@pytest.mark.parametrize(
+    ("proxied", "words"),
+    [
+        (b"PROXY 192.0.2.1 port", {}),
+        (b"", {Word.CRASHES: 5, Word.DEATHS: 1}),
+        (b"", {Word.OUT_BASE: 2**63, Word.OUT_DONE: 2**63}),
+    ],
+)
+def test_connection_that_cannot_be_is_closed(
+    dead: DeadWorker, proxied: bytes, words: dict[Word, int]
+) -> None:
+    """The worker that gets it would believe it."""
+    dead.channel.known.note(hops=9, crashes=9, deaths=9)
+    client, server = socket.socketpair()
+    client.settimeout(5)
+    with client:
+        client.sendall(REQUEST)
+        dead.enter(server, Handoff(proxied=proxied))
+        dead.read(server, len(REQUEST))
+        dead.write(server, Word.LENGTH, len(REQUEST))
+        for word, value in words.items():
+            dead.write(server, word, value)
+        dead.give(server)
+        assert client.recv(1) == b""
+    assert not dead.passages
+    assert dead.ends == [Summary(closed=1)]
+
+
+def test_connection_of_another_place_is_let_go_of(dead: DeadWorker) -> None:
+    """One that the worker has made itself, to a database say, though its ledger has it."""
+    with connected() as (server, client):
+        dead.enter(server)
+        dead.strange.add(os.fstat(server.fileno()).st_ino)
+        other = server.dup()
+        dead.give(server)
+        other.sendall(b"alive")
+        assert client.recv(100) == b"alive"
+        other.close()
+    assert not dead.passages
+    assert dead.ends == [Summary()]
+
+
+@pytest.mark.parametrize("same", ["number", "connection"])
+def test_connection_comes_once(dead: DeadWorker, same: str) -> None:
+    """Two workers would answer the same client."""
+    with connected() as (server, _), connected() as (second, _):
+        again = server.dup() if same == "connection" else second
+        for one in (server, again):
+            dead.enter(one)
+        numbers = [server.fileno(), again.fileno()] if same == "connection" else [7, 7]
+        dead.ledger.enter(7, Handoff())
+        dead.send(LEDGER, [dead.ledger.fd])
+        dead.send(encode_kept(numbers), [server.fileno(), again.fileno()])
+        dead.send(KEPT_ALL)
+        dead.loop.turn()
+        if same == "connection":
+            again.close()
+    assert len(dead.passages) == 1
+    assert dead.ends == [Summary(idle=1)]
 
 
 def test_what_is_no_connection_is_let_go_of(dead: DeadWorker) -> None:
@@ -390,19 +468,18 @@ def test_nothing_is_lost_while_descriptors_are_used_up(dead: DeadWorker, dies: b
 
 def test_many_connections_are_taken_a_few_at_a_time(dead: DeadWorker) -> None:
     """Others are served in between."""
-    pairs = [socket.socketpair() for _ in range(MAX_CONNECTIONS_PER_FRAME)]
+    pairs = [socket.socketpair() for _ in range(FRAMES_PER_TURN + 4)]
     fds = [server.fileno() for server, _ in pairs]
     for server, _ in pairs:
         dead.enter(server)
     dead.send(LEDGER, [dead.ledger.fd])
-    frames = 20
-    for _ in range(frames):
-        dead.send(encode_kept(fds), fds)
+    for fd in fds:
+        dead.send(encode_kept([fd]), [fd])
     dead.send(KEPT_ALL)
     dead.loop.turn()
-    assert 0 < len(dead.passages) < frames * len(fds)
+    assert 0 < len(dead.passages) < len(fds)
     dead.loop.turn()
-    assert dead.ends == [Summary(idle=frames * len(fds))]
+    assert dead.ends == [Summary(idle=len(fds))]
     for pair in pairs:
         for sock in pair:
             sock.close()

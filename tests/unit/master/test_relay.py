@@ -492,6 +492,8 @@ def test_stuck_process_that_dies_is_told_nothing(scene: Scene) -> None:
         (Frame(Kind.JOINED, b"{}"), "a message of kind JOINED"),
         (message(peer=3), "a message for 3"),
         (request(1, peer=ALL), "a request for all"),
+        (Frame(Kind.REPLY, b"1", MASTER, 0), "an answer to 0, which it was not asked"),
+        (Frame(Kind.ERROR, b"1", MASTER, 9), "an answer to 9, which it was not asked"),
     ],
 )
 def test_what_a_worker_must_not_say_is_its_offence(
@@ -513,17 +515,54 @@ def test_garbage_is_an_offence_of_that_process_alone(scene: Scene) -> None:
 
 def test_descriptor_is_passed_on(scene: Scene) -> None:
     """The relay keeps none."""
-    reader, writer = os.pipe()
+    reader, writer = socket.socketpair()
+    reader.settimeout(5)
     data = encode(Frame(Kind.MESSAGE, b"1", MASTER, 0, 1))
-    socket.send_fds(scene._ends[2], [data], [writer])
-    os.close(writer)
+    socket.send_fds(scene._ends[2], [data], [writer.fileno()])
+    writer.close()
     scene.turn()
     _, fds, _, _ = socket.recv_fds(scene._ends[1], 1000, 4)
     os.write(fds[0], b"through")
     os.close(fds[0])
-    assert os.read(reader, 100) == b"through"
-    assert os.read(reader, 100) == b""
-    os.close(reader)
+    assert reader.recv(100) == b"through"
+    assert reader.recv(100) == b""
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "peer", "kinds"),
+    [
+        (Kind.MESSAGE, MASTER, ["file"]),
+        (Kind.MESSAGE, ALL, ["file"]),
+        (Kind.MESSAGE, ALL, ["socket", "socket"]),
+        (Kind.REQUEST, MASTER, ["socket"]),
+        (Kind.REPLY, MASTER, ["socket"]),
+    ],
+)
+def test_what_is_not_one_connection_is_an_offence_and_goes_to_nobody(
+    scene: Scene, kind: Kind, peer: int, kinds: list[str]
+) -> None:
+    """Who gets it would be at fault, or be told to read a file that is slow."""
+    pairs = socket.socketpair()
+    with open("/dev/null", "rb") as file, pairs[0], pairs[1]:
+        fds = [file.fileno() if one == "file" else pairs[0].fileno() for one in kinds]
+        data = encode(Frame(kind, b"1", peer, 0, len(fds)))
+        socket.send_fds(scene._ends[2], [data], fds)
+        scene.turn()
+    assert scene.offences == [(2, "a message with what is not one connection")]
+    assert not scene.told(1) and not scene.told(3)
+
+
+def test_message_for_an_agent_that_is_not_there_is_an_offence(empty: Scene) -> None:
+    """It is not kept for one that never comes."""
+    fd = empty.relay.open(2, is_agent=False, has_agent=False)
+    with socket.socket(fileno=os.dup(fd)) as worker:
+        empty.relay.given(2)
+        empty.relay.joins(2, slot=0, generation=1, pid=1000)
+        worker.sendall(encode(message()))
+        empty.turn()
+    assert empty.offences == [(2, "a message for 0")]
+    assert not empty.relay._waiting
 
 
 def test_commands_have_no_channel(empty: Scene) -> None:

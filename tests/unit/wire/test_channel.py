@@ -12,6 +12,7 @@ from sdcluster.wire.channel import (
     MAX_HANDOFF_BYTES,
     MAX_MOVES,
     MAX_PROXIED_BYTES,
+    MAX_TOTAL_BYTES,
     MAX_UNANSWERED_BYTES,
     Handoff,
     decode_arrival,
@@ -75,11 +76,16 @@ HANDOFFS = [
         crashes=1,
         deaths=4,
         serial=2**32 - 1,
-        consumed=2**63,
-        written=2**64 - 1,
-        proxied=b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        consumed=MAX_TOTAL_BYTES,
+        written=MAX_TOTAL_BYTES,
+        proxied=b"PROXY 192.0.2.1 443",
     ),
-    Handoff(unanswered=b"x" * MAX_UNANSWERED_BYTES, proxied=b"y" * MAX_PROXIED_BYTES),
+    Handoff(unanswered=b"x", consumed=1, proxied=b"PROXY UNKNOWN"),
+    Handoff(
+        unanswered=b"x" * MAX_UNANSWERED_BYTES,
+        consumed=MAX_UNANSWERED_BYTES,
+        proxied=b"PROXY " + b"y" * (MAX_PROXIED_BYTES - 12) + b" 65535",
+    ),
 ]
 
 
@@ -133,6 +139,26 @@ def test_handoff_that_is_wrong_is_refused(data: bytes, attached: int, message: s
     """Each way of being wrong."""
     with pytest.raises(ProtocolError, match=message):
         decode_handoff(data, attached)
+
+
+@pytest.mark.parametrize(
+    "handoff",
+    [
+        Handoff(unanswered=b"xy", consumed=1),
+        Handoff(consumed=MAX_TOTAL_BYTES + 1),
+        Handoff(written=2**64 - 1),
+        Handoff(crashes=2, deaths=1),
+        Handoff(proxied=b"PROXY 192.0.2.1 port"),
+        Handoff(proxied=b"PROXY 192.0.2.1 1000000"),
+        Handoff(proxied=b"PROXY 192.0.2.1  1"),
+        Handoff(proxied=b"192.0.2.1"),
+        Handoff(proxied=b"PROXY UNKNOWN\n"),
+    ],
+)
+def test_connection_that_cannot_be_is_refused(handoff: Handoff) -> None:
+    """Whoever takes it writes these numbers down, and does sums with them."""
+    with pytest.raises(ProtocolError, match="cannot be"):
+        decode_handoff(encode_handoff(handoff), 1)
 
 
 def test_any_bytes_are_a_handoff_or_a_protocol_error() -> None:
