@@ -11,6 +11,7 @@ import click
 from sdcluster import __version__
 from sdcluster.config import Config, Scheduling, check_name, config_path, from_options, load
 from sdcluster.errors import EX_USAGE, ConfigError, SdclusterError
+from sdcluster.plain import plain
 
 _SCHEDULING = get_args(Scheduling)
 
@@ -33,7 +34,8 @@ def _fail(error: SdclusterError) -> NoReturn:
     for problem in problems:
         # Under systemd the prefix gives the journal entry its priority, see sd-daemon(3).
         prefix = "<3>" if "JOURNAL_STREAM" in os.environ else ""
-        click.echo(f"{prefix}sdcluster: {problem}", err=True)
+        lines = f"sdcluster: {plain(problem)}".replace("\n", f"\n{prefix}")
+        click.echo(f"{prefix}{lines}", err=True)
     sys.exit(error.exit_status)
 
 
@@ -137,9 +139,9 @@ def reload(name: str) -> None:
     unless it cannot be forked any more: then the new code stays, and that is told too.
     """
     from sdcluster import display
-    from sdcluster.client import Master
+    from sdcluster.client import Master, understanding
 
-    with Master(name, timeout_s=None) as master:
+    with Master(name, timeout_s=None) as master, understanding(name):
         display.show_reload(master.call_more("Reload"))
 
 
@@ -148,7 +150,7 @@ def reload(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(name: str, as_json: bool) -> None:
     """Show the workers of NAME: where each is on its way, and what it has done."""
-    from sdcluster.client import Master
+    from sdcluster.client import Master, understanding
 
     with Master(name) as master:
         reply = master.call("Status")
@@ -157,7 +159,8 @@ def status(name: str, as_json: bool) -> None:
     else:
         from sdcluster import display
 
-        display.show_status(reply)
+        with understanding(name):
+            display.show_status(reply)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -165,16 +168,16 @@ def status(name: str, as_json: bool) -> None:
 @click.argument("workers", metavar="N|+N|-N")
 def scale(name: str, workers: str) -> None:
     """Run N workers from now on, or N more, or N fewer. A reload of a changed file overrides it."""
-    from sdcluster.client import Master
+    from sdcluster.client import Master, understanding
 
     try:
         number = int(workers)
     except ValueError:
         raise click.BadParameter(f"{workers!r} is not N, +N or -N") from None
     key = "delta" if workers[0] in "+-" else "workers"
-    with Master(name) as master:
+    with Master(name) as master, understanding(name):
         reply = master.call("Scale", **{key: number})
-    click.echo(f"{name}: {reply['workers']} workers")
+        click.echo(f"{name}: {reply['workers']} workers")
 
 
 @main.command()

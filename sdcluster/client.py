@@ -1,5 +1,6 @@
 """Asks a running master, over its control socket."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -10,10 +11,12 @@ from typing import Any
 from sdcluster import runtime
 from sdcluster.config import MAX_WORKERS
 from sdcluster.errors import ControlError, ProtocolError, reason_of
+from sdcluster.plain import plain, plain_values
 from sdcluster.runtime import peer_uid
 from sdcluster.wire import varlink
 
 CONNECT_TIMEOUT_S = 10.0
+NONSENSE = "what answers for {} makes no sense"
 
 _ERRORS = {
     f"{varlink.INTERFACE}.Stopping": "the cluster is stopping",
@@ -50,20 +53,26 @@ class Master:
     def call_more(
         self, method: str, *, more: bool = True, **parameters: Any
     ) -> Iterator[Mapping[str, Any]]:
-        """Call a method and return each of its replies as it comes. Raises `ControlError`."""
+        """Call a method and return each of its replies as it comes. Raises `ControlError`.
+
+        There is nothing in them that a terminal would obey.
+        """
         call = varlink.Call(f"{varlink.INTERFACE}.{method}", parameters, more=more)
         try:
             self._socket.sendall(varlink.encode(call))
             while True:
                 for message in self._receive():
                     reply = varlink.decode_reply(message)
+                    parameters = plain_values(reply.parameters)
                     if reply.error:
-                        raise ControlError(_text(reply))
-                    yield reply.parameters
+                        raise ControlError(_text(plain(reply.error), parameters))
+                    yield parameters
                     if not reply.continues:
                         return
         except TimeoutError as error:
             raise ControlError(f"the master of {self._name} does not answer") from error
+        except RecursionError as error:
+            raise ControlError(NONSENSE.format(self._name)) from error
         except (OSError, ProtocolError) as error:
             raise ControlError(f"lost the master of {self._name}: {reason_of(error)}") from error
 
@@ -134,9 +143,18 @@ def _either(paths: list[Path]) -> str:
     return " or ".join(str(path) for path in paths)
 
 
-def _text(reply: varlink.Reply) -> str:
-    reason = reply.parameters.get("reason")
-    if reply.error == f"{varlink.INTERFACE}.TooFewWorkers":
-        fewest = reply.parameters.get("fewest")
+@contextlib.contextmanager
+def understanding(name: str) -> Iterator[None]:
+    """Take what an answer lacks, or has in its place, for its fault. Raises `ControlError`."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ControlError(NONSENSE.format(name)) from error
+
+
+def _text(error: str, parameters: Mapping[str, Any]) -> str:
+    reason = parameters.get("reason")
+    if error == f"{varlink.INTERFACE}.TooFewWorkers":
+        fewest = parameters.get("fewest")
         return f"with reuseport and exec each of the {fewest} sockets needs its worker: not fewer"
-    return str(reason) if reason else _ERRORS.get(reply.error, reply.error)
+    return str(reason) if reason else _ERRORS.get(error, error)

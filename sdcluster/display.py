@@ -65,7 +65,7 @@ def show_status(status: Mapping[str, Any]) -> None:
 
 def _console() -> Console:
     """Return the terminal, or a wide place: a log or a pipe has no width to fit."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
     return console

@@ -22,7 +22,6 @@ from sdcluster.wire.messages import ALL, Frame, Kind, refusal
 _ENDING = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"}
 """Signals at which programs close what they have, and end."""
 
-
 MAX_EARLY_FRAMES = 16384
 """What a worker may say before it is online."""
 

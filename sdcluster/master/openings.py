@@ -20,7 +20,7 @@ from typing import Any
 from sdcluster.errors import ListenError, ProtocolError
 from sdcluster.loops import EventLoop
 from sdcluster.master import closing
-from sdcluster.master.channels import Passage, WorkerChannel
+from sdcluster.master.channels import Frame, Passage, WorkerChannel
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import Listener, adopt
 from sdcluster.master.wanted import Wanted
@@ -223,9 +223,7 @@ class Openings:
         """Take note that a worker has taken connections."""
         try:
             while (said := channel.read()) is not None:
-                if not isinstance(said, Notification):
-                    closing.close([said.fd] if isinstance(said, Passage) else list(said.fds))
-                    raise ProtocolError("it hands over a connection, which nobody takes")
+                _refuse_connections(said)
                 dispatcher.room()
         except (ProtocolError, OSError):
             # It has shut the listener down, say, and will take nothing any more.
@@ -257,6 +255,13 @@ class Openings:
             self._end(opening)
         for listener in self._inherited:
             listener.close()
+
+
+def _refuse_connections(said: Frame) -> None:
+    """Raise `ProtocolError` when a worker hands over connections: it has no reason to."""
+    if not isinstance(said, Notification):
+        closing.close([said.fd] if isinstance(said, Passage) else list(said.fds))
+        raise ProtocolError("it hands over connections")
 
 
 def _end(listener: Listener, *, is_exclusive: bool) -> str:
