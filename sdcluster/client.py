@@ -20,6 +20,7 @@ NONSENSE = "what answers for {} makes no sense"
 
 _ERRORS = {
     f"{varlink.INTERFACE}.Stopping": "the cluster is stopping",
+    f"{varlink.INTERFACE}.TooManyCallers": "too many wait for a reload already; ask again later",
     varlink.INVALID_PARAMETER: f"a cluster has from 1 to {MAX_WORKERS} workers",
     varlink.METHOD_NOT_FOUND: "the running master is of another version",
 }

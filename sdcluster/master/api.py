@@ -10,7 +10,7 @@ from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.states import Phase, ReloadCause, place
 from sdcluster.master.cluster import Cluster
-from sdcluster.master.control import Client
+from sdcluster.master.control import MAX_WAITING_CLIENTS, Client
 from sdcluster.wire import varlink
 from sdcluster.wire.scoreboard import Field
 
@@ -160,6 +160,10 @@ class Api(Service):
     def _reload(self, client: Client, call: varlink.Call) -> None:
         if self._cluster.supervisor.phase in (Phase.STOPPING, Phase.STOPPED):
             client.send(varlink.Reply(error=f"{varlink.INTERFACE}.Stopping"))
+            return
+        waiting = [one for one, _ in (*self._current, *self._next) if one.is_busy]
+        if sum(one.uid == client.uid for one in waiting) >= MAX_WAITING_CLIENTS:
+            client.send(varlink.Reply(error=f"{varlink.INTERFACE}.TooManyCallers"))
             return
         self._next.append((client, call.more))
         self._cluster.feed(ev.ReloadRequested())

@@ -1,7 +1,9 @@
 """The control socket: a Varlink server for root and the service's own user.
 
 It limits what a client can cost: the number of clients, the size of a message, what is read in one
-turn of the loop, and what waits to be sent.
+turn of the loop, and what waits to be sent. Each user has limits of its own, so that nothing of the
+service's keeps root from being answered; and those who wait for an answer are counted apart from
+those who may ask.
 """
 
 import os
@@ -19,6 +21,9 @@ from sdcluster.runtime import peer_uid
 from sdcluster.wire import varlink
 
 MAX_CLIENTS = 32
+"""Clients of one user that wait for nothing; the oldest is dropped for one more."""
+MAX_WAITING_CLIENTS = 256
+"""Clients of one user that wait for an answer; one more is refused what it asks."""
 READ_BYTES = 16 * 1024
 MAX_WAITING_BYTES = 256 * 1024
 """Replies a client may leave unread before it is dropped."""
@@ -73,11 +78,13 @@ class ControlServer:
         except OSError:
             self._pause(handler)
             return
-        if peer_uid(connection) not in (0, os.geteuid()) or not self._has_room():
+        uid = peer_uid(connection)
+        if uid not in (0, os.geteuid()):
             connection.close()
             return
+        self._make_room(uid)
         connection.setblocking(False)
-        self._clients[Client(self._loop, connection, handler, self._forget)] = None
+        self._clients[Client(self._loop, connection, handler, self._forget, uid=uid)] = None
 
     def _pause(self, handler: Handler) -> None:
         """Leave clients in the backlog for a while: the listener stays ready, and we would spin."""
@@ -90,13 +97,11 @@ class ControlServer:
 
         self._loop.call_later(EXHAUSTED_RETRY_S, resume)
 
-    def _has_room(self) -> bool:
-        """Drop the oldest client that waits for nothing, if there are too many."""
-        if len(self._clients) >= MAX_CLIENTS:
-            idle = next((client for client in self._clients if not client.is_busy), None)
-            if idle is not None:
-                idle.close()
-        return len(self._clients) < MAX_CLIENTS
+    def _make_room(self, uid: int) -> None:
+        """Drop the oldest client of a user that waits for nothing, if there are too many."""
+        idle = [client for client in self._clients if client.uid == uid and not client.is_busy]
+        if len(idle) >= MAX_CLIENTS:
+            idle[0].close()
 
     def _forget(self, client: "Client") -> None:
         self._clients.pop(client, None)
@@ -118,7 +123,11 @@ class Client:
         connection: socket.socket,
         handler: Handler,
         on_close: Callable[["Client"], None],
+        *,
+        uid: int,
     ) -> None:
+        """`uid` is whose it is."""
+        self.uid = uid
         self._loop = loop
         self._connection = connection
         self._handler = handler

@@ -65,6 +65,9 @@ error NotStarted (reason: string)
 # The cluster is stopping.
 error Stopping ()
 
+# So many of this user's wait for a reload that one more cannot.
+error TooManyCallers ()
+
 # With fewer workers there would be a socket that nobody accepts on.
 error TooFewWorkers (fewest: int)
 """

@@ -18,6 +18,7 @@ from processes import cpu_s, descriptors
 from web import fetch
 
 from sdcluster import __version__
+from sdcluster.master.control import MAX_WAITING_CLIENTS
 
 SERVICE = "org.varlink.service"
 NOBODY = "65534"
@@ -113,6 +114,40 @@ def test_clients_beyond_the_limit_leave_room_for_others(instance: Instance) -> N
             stack.enter_context(Client(instance))
         assert instance.status()["ready"] == 1
         assert len(descriptors(instance.pid)) < 100
+
+
+SLOW_TO_LOAD = f"""
+import os
+import time
+
+if os.path.exists("slow"):
+    while os.path.exists("slow"):
+        time.sleep(0.01)
+{HELLO}
+"""
+"""An app whose import ends when the file `slow` is gone."""
+
+
+def test_callers_that_wait_for_a_reload_keep_nobody_from_asking(
+    start: Start, tmp_path: Path
+) -> None:
+    """They are counted apart, up to a limit; when it is over they all are told."""
+    instance = start(SLOW_TO_LOAD, "--workers", "1")
+    (tmp_path / "slow").touch()
+    with ExitStack() as stack:
+        waiting = []
+        for number in range(MAX_WAITING_CLIENTS):
+            waiting.append(stack.enter_context(Client(instance)))
+            waiting[-1].ask("Reload")
+            if number % 16 == 0:
+                assert instance.status()["ready"] == 1
+        assert instance.status()["ready"] == 1
+        with Client(instance) as one_more:
+            assert one_more.call("Reload")["error"] == f"{INTERFACE}.TooManyCallers"
+        assert instance.status()["ready"] == 1
+        (tmp_path / "slow").unlink()
+        for client in waiting:
+            assert client.answer()["parameters"]["event"] == "done"
 
 
 def test_a_client_that_never_reads_is_dropped(instance: Instance) -> None:
