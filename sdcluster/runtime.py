@@ -2,11 +2,11 @@
 
 import os
 import socket
-import stat
 import struct
 from pathlib import Path
 
-from sdcluster.errors import ListenError
+from sdcluster.errors import ListenError, reason_of
+from sdcluster.folders import make_private
 
 SYSTEM = Path("/run/sdcluster")
 CONTROL = "control"
@@ -15,20 +15,40 @@ CONTROL = "control"
 _UCRED = struct.Struct("3i")
 
 
-def directory(name: str) -> Path:
-    """Return the runtime folder for an instance that this process starts.
+def places(name: str) -> list[Path]:
+    """Return where the runtime folder of an instance that this process starts may be.
 
-    systemd names it in RUNTIME_DIRECTORY (systemd.exec(5)); without, it is in $XDG_RUNTIME_DIR,
-    for root in /run, and else in a folder of the user's own below /tmp. Raises `ListenError` when
+    systemd names it in RUNTIME_DIRECTORY (systemd.exec(5)); without, it is in $XDG_RUNTIME_DIR, for
+    root in /run, and else in a folder of the user's own below /tmp: the next is for the case that
     somebody else has made that one.
     """
     given = _in_environment(name)
     if given is not None:
-        return given
+        return [given]
     candidates = _candidates(name)
-    if not candidates:
-        raise ListenError(f"/tmp/sdcluster-{os.geteuid()} is not this user's alone; remove it")
-    return candidates[0]
+    return candidates[:1] if _has_own() else candidates
+
+
+def directory(name: str) -> Path:
+    """Return the runtime folder, which is there then, and this user's alone.
+
+    Raises `ListenError`.
+    """
+    problems = []
+    for folder in places(name):
+        try:
+            if _is_given(folder):  # It may be a link of systemd's, to a folder below /run/private.
+                make_private(Path(os.path.realpath(folder)), is_strict=False)
+            else:
+                make_private(folder, above=0o755 if folder.parent == SYSTEM else 0o700)
+        except OSError as error:
+            problems.append(f"{error.filename or folder}: {reason_of(error)}")
+        else:
+            return folder
+    raise ListenError(
+        f"no folder is this user's alone, for the control socket of {name}: {'; '.join(problems)}; "
+        f"remove that, or set XDG_RUNTIME_DIR to a folder of your own"
+    )
 
 
 def control_sockets(name: str) -> list[Path]:
@@ -59,24 +79,24 @@ def _in_environment(name: str) -> Path | None:
     return Path(given.split(":")[0])
 
 
+def _is_given(folder: Path) -> bool:
+    return str(folder) in os.environ.get("RUNTIME_DIRECTORY", "").split(":")
+
+
+def _has_own() -> bool:
+    """Whether there is a place where nobody else can make anything."""
+    return bool(os.environ.get("XDG_RUNTIME_DIR")) or os.geteuid() == 0
+
+
 def _candidates(name: str) -> list[Path]:
     folders = []
-    user = os.environ.get("XDG_RUNTIME_DIR", "")
+    user, home = os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("HOME", "")
     if user:
         folders.append(Path(user) / "sdcluster" / name)
     if os.geteuid() == 0:
         folders.append(SYSTEM / name)
-    elif _is_private(own := Path(f"/tmp/sdcluster-{os.geteuid()}")):
-        folders.append(own / name)
+        return folders
+    folders.append(Path(f"/tmp/sdcluster-{os.geteuid()}") / name)
+    if home.startswith("/"):
+        folders.append(Path(home) / ".local/state/sdcluster/run" / name)
     return folders
-
-
-def _is_private(folder: Path) -> bool:
-    """Tell whether a folder is missing, or this user's alone: in /tmp anybody may make one."""
-    try:
-        found = os.lstat(folder)
-    except FileNotFoundError:
-        return True
-    return (
-        stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
-    )

@@ -13,7 +13,6 @@ written say no, `incr` begins at 0. A lock is a `CacheError` then all the same.
 """
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from sdcluster.cache.lenient import LenientStore
 from sdcluster.cache.store import Store
 from sdcluster.cache.values import Serializer
 from sdcluster.errors import CacheError, reason_of
+from sdcluster.folders import make_private
 
 MEMORY = Path("/dev/shm")
 
@@ -74,13 +74,9 @@ def _folder(name: str) -> Path:
         return Path(given.split(":")[0]) / "cache"
     own = MEMORY / f"sdcluster-{os.geteuid()}"
     try:
-        own.mkdir(mode=0o700, exist_ok=True)
-        found = own.lstat()
-    except OSError as error:
-        raise CacheError(f"the cache in {own}: {reason_of(error)}") from error
-    # There anybody may make one.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise CacheError(f"the cache in {own}: it is not this user's alone; remove it")
+        make_private(own)
+    except OSError as error:  # There anybody may make one.
+        raise CacheError(f"the cache in {own}: {reason_of(error)}; remove it") from error
     return own / name
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sdcluster.cache.gate import Gate
 from sdcluster.errors import CacheError, reason_of
+from sdcluster.folders import NotOursError, make_private
 
 MAX_READERS = 2048
 DATABASES = (b"values", b"order", b"ends")
@@ -120,13 +121,13 @@ class Environment:
         LMDB maps that file and writes to the map: in a file system without room, SIGBUS would end
         the process.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        uid = self.path.stat().st_uid
-        if uid != os.geteuid():
+        try:
+            make_private(self.path, is_strict=False)  # The place is the administrator's choice.
+        except NotOursError as error:
             raise CacheError(
-                f"the cache in {self.path}: the folder belongs to the user {uid}, and this process "
-                f"runs as {os.geteuid()}"
-            )
+                f"the cache in {self.path}: {error.strerror}, and this process runs as "
+                f"{os.geteuid()}"
+            ) from error
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         lock = os.open(self.path / "lock.mdb", flags, 0o600)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sdcluster import runtime
 from sdcluster.address import Address
-from sdcluster.errors import ListenError, ProtocolError, reason_of
+from sdcluster.errors import ProtocolError
 from sdcluster.loops import READ, WRITE
 from sdcluster.master.listeners import Listener, bind
 from sdcluster.master.loop import Loop, Timer
@@ -38,14 +38,10 @@ Handler = Callable[["Client", varlink.Call], None]
 
 
 def listen(folder: Path) -> Listener:
-    """Create the socket in `folder`; clients wait there for a `ControlServer`.
+    """Create the socket in `folder`, which is there; clients wait there for a `ControlServer`.
 
     Raises `ListenError`.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ListenError(f"cannot create {folder}: {reason_of(error)}") from error
     path = str(folder / runtime.CONTROL)
     before = os.umask(0o177)
     try:

@@ -128,7 +128,7 @@ class Mold:
             crash_recovery=config.crash_recovery,
             replay=config.replay,
             replay_max_kb=config.replay_max_kb,
-            **_routing(config),
+            **_routing(config, trial=trial),
             heartbeat_interval_s=heartbeat_interval_s(config),
             drain_timeout_s=config.drain_timeout_s,
             track_requests=config.request_timeout_s > 0,
@@ -274,8 +274,11 @@ def heartbeat_interval_s(config: Config) -> float:
     return min(1.0, config.heartbeat_timeout_s / 4)
 
 
-def _routing(config: Config) -> dict[str, Any]:
-    """Return the fields of `Prepare` that say which worker a request is for."""
+def _routing(config: Config, *, trial: bool) -> dict[str, Any]:
+    """Return the fields of `Prepare` that say which worker a request is for.
+
+    A trial has no secret: nobody is to be served.
+    """
     fields: dict[str, Any] = {}
     if config.sticky is not None:
         fields["sticky"] = config.sticky.by
@@ -283,7 +286,7 @@ def _routing(config: Config) -> dict[str, Any]:
             fields["cookie_name"] = config.sticky.name
             fields["cookie_attributes"] = config.sticky.attributes()
             fields["cookie_secure"] = config.sticky.secure
-            fields["cookie_secret"] = cookie_secret(config.name)
+            fields["cookie_secret"] = "" if trial else cookie_secret(config.name)
     if config.shard is not None:
         fields["shard_by"] = config.shard.by
         fields["shard_function"] = config.shard.function

@@ -26,7 +26,11 @@ class NotifySocket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self._socket.setblocking(False)
             self._remove()
-            self._socket.bind(self.path)
+            before = os.umask(0o177)
+            try:
+                self._socket.bind(self.path)
+            finally:
+                os.umask(before)
         except OSError:
             self._socket.close()
             raise

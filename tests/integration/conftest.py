@@ -48,6 +48,7 @@ def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run"  # Not `sdcluster` beside the app, which -m would take for a package.
     folder.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     # Else an app that is written twice within a second may be run as it was at first.
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

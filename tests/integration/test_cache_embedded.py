@@ -381,7 +381,7 @@ def test_folder_is_made(tmp_path: Path) -> None:
 def test_path_of_a_file_is_told(tmp_path: Path) -> None:
     """At once."""
     (tmp_path / "file").touch()
-    with pytest.raises(CacheError, match=rf"the cache in {tmp_path}/file: File exists$"):
+    with pytest.raises(CacheError, match=rf"the cache in {tmp_path}/file: Not a directory$"):
         connect(f"lmdb://{tmp_path}/file")
     with pytest.raises(CacheError, match=r"Not a directory$"):
         connect(f"lmdb://{tmp_path}/file/cache")
@@ -406,12 +406,12 @@ def test_folder_that_is_not_writable_is_told(tmp_path: Path) -> None:
     try:
         with pytest.raises(CacheError, match=f"in {tmp_path}/new: Permission denied$"):
             connect(f"lmdb://{tmp_path}/new")
-        with pytest.raises(CacheError, match="the folder belongs to the user 0, and this process"):
+        with pytest.raises(CacheError, match="it belongs to the user 0, and this process"):
             connect(f"lmdb://{tmp_path}/theirs")
     finally:
         os.seteuid(0)
     os.chown(tmp_path / "theirs", 12345, 12345)
-    with pytest.raises(CacheError, match="the folder belongs to the user 12345"):
+    with pytest.raises(CacheError, match="it belongs to the user 12345"):
         connect(f"lmdb://{tmp_path}/theirs")
     assert not list((tmp_path / "theirs").iterdir())
 

@@ -187,7 +187,7 @@ def test_cookie_of_a_slot_that_is_gone_is_replaced(start: Start) -> None:
 
 
 def test_cookie_outlives_reloads_crashes_and_restarts(start: Start) -> None:
-    """The slot is what it names, and the secret is that of the machine."""
+    """The slot is what it names, and the secret is kept."""
     config = CONFIG.format("round-robin") + 'sticky = "cookie"\n'
     instance = start(APP, config=config)
     users = cookies(instance)

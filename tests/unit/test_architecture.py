@@ -32,6 +32,7 @@ SHARED = {
     "sdcluster.cpus",
     "sdcluster.environment",
     "sdcluster.errors",
+    "sdcluster.folders",
     "sdcluster.process",
     "sdcluster.program",
     "sdcluster.routing",
@@ -59,7 +60,13 @@ BOTH_SIDES = {
 ARROWS = {
     # package: (own modules it may import, other packages beside the standard library)
     "cache": (
-        {"sdcluster.cache", "sdcluster.cacheurl", "sdcluster.errors", "sdcluster.program"},
+        {
+            "sdcluster.cache",
+            "sdcluster.cacheurl",
+            "sdcluster.errors",
+            "sdcluster.folders",
+            "sdcluster.program",
+        },
         {"lmdb", "redis", *FRAMEWORKS},
     ),
     "core": ({"sdcluster.core"}, set()),

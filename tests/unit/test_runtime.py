@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from sdcluster import runtime
 from sdcluster.errors import ListenError
-from sdcluster.runtime import control_sockets, directory
+from sdcluster.runtime import control_sockets, directory, places
+
+OWN_UID = os.geteuid()
 
 
 @pytest.fixture(autouse=True)
@@ -15,26 +18,27 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.delenv("SDCLUSTER_INSTANCE", raising=False)
+    monkeypatch.setenv("HOME", "/home/shop")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
 
 def test_systemd_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of several folders."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/sdcluster/shop:/run/other")
-    assert directory("shop") == Path("/run/sdcluster/shop")
+    assert places("shop")[0] == Path("/run/sdcluster/shop")
 
 
 def test_user_has_a_folder_for_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or one below /tmp that bears the user's number."""
-    assert directory("shop") == Path("/tmp/sdcluster-1000/shop")
+    assert places("shop")[0] == Path("/tmp/sdcluster-1000/shop")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-    assert directory("shop") == Path("/run/user/1000/sdcluster/shop")
+    assert places("shop")[0] == Path("/run/user/1000/sdcluster/shop")
 
 
 def test_root_uses_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where systemd would have it as well."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert directory("shop") == Path("/run/sdcluster/shop")
+    assert places("shop")[0] == Path("/run/sdcluster/shop")
 
 
 def test_client_looks_for_the_service_first_and_for_each_place_once(
@@ -46,19 +50,67 @@ def test_client_looks_for_the_service_first_and_for_each_place_once(
         Path("/run/sdcluster/shop/control"),
         Path("/run/user/1000/sdcluster/shop/control"),
         Path("/tmp/sdcluster-1000/shop/control"),
+        Path("/home/shop/.local/state/sdcluster/run/shop/control"),
     ]
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert control_sockets("shop").count(Path("/run/sdcluster/shop/control")) == 1
 
 
-def test_a_folder_that_somebody_else_has_made_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Below /tmp anybody can make a folder with the user's number: master and client keep out."""
-    monkeypatch.setattr(os, "lstat", lambda _path: tmp_path.stat())  # Not user 1000's.
-    with pytest.raises(ListenError, match="not this user's alone"):
+NEEDS_ROOT = pytest.mark.skipif(OWN_UID != 0, reason="needs root, to be another user")
+
+
+@pytest.fixture
+def squatted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have a folder in a place for all made by somebody else; return the home directory."""
+    monkeypatch.setattr(os, "geteuid", lambda: OWN_UID)
+    shared, home = tmp_path / "tmp", tmp_path / "home"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    home.mkdir(mode=0o700)
+    squat = shared / "sdcluster"
+    squat.mkdir()
+    squat.chmod(0o777)
+    os.chown(squat, 12345, 12345)
+    places = [squat / "shop", home / ".local/state/sdcluster/run/shop"]
+    monkeypatch.setattr(runtime, "_candidates", lambda _name: places)
+    monkeypatch.setattr(runtime, "_has_own", lambda: False)
+    return home
+
+
+@NEEDS_ROOT
+def test_folder_that_somebody_else_has_made_is_not_used(squatted: Path) -> None:
+    """Another place is, that is the user's alone; the client looks there as well."""
+    found = directory("shop")
+    assert found == squatted / ".local/state/sdcluster/run/shop"
+    assert found.stat().st_mode & 0o777 == 0o700
+    assert found / "control" in control_sockets("shop")
+
+
+@NEEDS_ROOT
+def test_message_says_what_can_be_done_when_there_is_no_place(squatted: Path) -> None:
+    """Whose folder it is, and what to set."""
+    squatted.rmdir()
+    squatted.touch()
+    with pytest.raises(ListenError, match=r"sdcluster: it belongs to the user 12345; .*home.*"):
         directory("shop")
-    assert control_sockets("shop") == [Path("/run/sdcluster/shop/control")]
+    with pytest.raises(ListenError, match="set XDG_RUNTIME_DIR to a folder of your own"):
+        directory("shop")
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_folder_is_private_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    """Also the one above it."""
+    monkeypatch.setattr(os, "geteuid", lambda: OWN_UID)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = os.umask(umask)
+    try:
+        found = directory("shop")
+    finally:
+        os.umask(before)
+    assert found == tmp_path / "sdcluster" / "shop"
+    assert [one.stat().st_mode & 0o777 for one in (found, found.parent)] == [0o700, 0o700]
 
 
 def test_client_of_a_service_looks_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,4 +139,4 @@ def test_app_of_an_instance_may_start_another(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/sdcluster/first")
     monkeypatch.setenv("SDCLUSTER_INSTANCE", "first")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
-    assert directory("second") == Path("/run/user/1/sdcluster/second")
+    assert places("second")[0] == Path("/run/user/1/sdcluster/second")
