@@ -12,7 +12,7 @@ VARIABLE = "SDCLUSTER_CACHE"
 """The variable that tells an app where its cache is."""
 REMOTE = ("redis", "rediss", "valkey", "valkeys", "unix")
 DEFAULT_SIZE_MB = 64.0
-SMALLEST_MB, LARGEST_MB = 0.01, 1_000_000
+SMALLEST_MB, LARGEST_MB = 1, 1_000_000
 
 _DATABASE = re.compile(r"/?[0-9]*")
 

@@ -5,7 +5,10 @@ of a writer that has died is recovered by the next one. What is over goes first,
 written first.
 """
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +17,16 @@ from sdcluster.cache.environment import GATE, environment
 
 T = TypeVar("T")
 
+_WAITS_S = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""For pages that are being replaced: those who read them are done in no time, if they have it."""
+_SHARES = (0.9, 0.8, 0.5, 0.2, 0.0)
+"""Then room is made: what is left, of what was there before."""
+_TRANSACTIONS = 2
+"""LMDB uses pages again that were given back two transactions before."""
+
 
 class EmbeddedStore:
-    """A `Store` in the folder `path`, which may grow to `size_mb` megabytes.
+    """A `Store` in the folder `path`, whose files take at most `size_mb` megabytes.
 
     `owner` is whose it is: another owner's is refused. Raises `CacheError`.
     """
@@ -24,10 +34,16 @@ class EmbeddedStore:
     is_local = True
 
     def __init__(self, path: Path, *, size_mb: float, owner: str = "") -> None:
-        limit = int(size_mb * 1_000_000)
+        size = int(size_mb * 1_000_000)
         self._user = id(self)
-        self._environment = environment(path, limit=limit, owner=owner, user=self._user)
+        self._environment = environment(path, size=size, owner=owner, user=self._user)
         self._entries = Entries(self._environment)
+        self._mends: list[Callable[[], None]] = [
+            self._free_readers,
+            *(partial(self._wait, seconds) for seconds in _WAITS_S),
+            *(partial(self._shrink, share) for share in _SHARES),
+        ]
+        """What may help when there is no room, one after the other."""
 
     @property
     def locks(self) -> "EmbeddedStore":
@@ -168,11 +184,12 @@ class EmbeddedStore:
     def _run(self, action: Callable[[Any], T], *, write: bool = True) -> T:
         lmdb = self._environment.lmdb
         try:
-            for mend in (self._free_readers, self._halve):
+            for mend in self._mends:
                 try:
                     return self._attempt(action, write)
                 except (lmdb.MapFullError, lmdb.ReadersFullError):
-                    mend()
+                    with contextlib.suppress(lmdb.MapFullError):
+                        mend()
             return self._attempt(action, write)
         except (lmdb.Error, OSError) as error:
             raise self._environment.error(error) from error
@@ -186,9 +203,18 @@ class EmbeddedStore:
         with GATE:
             self._environment.get(self._user).reader_check()
 
-    def _halve(self) -> None:
+    def _wait(self, seconds: float) -> None:
+        """Wait for those who read: what is being replaced is free when they have done so."""
+        with GATE:
+            reading = self._environment.get(self._user).readers()
+        if any(line.split()[-1].isdecimal() for line in reading.splitlines()[1:]):
+            time.sleep(seconds)
+
+    def _shrink(self, share: float) -> None:
         """Make room by force: the pages that are free may be too scattered for a large value."""
-        self._attempt(self._entries.halve, write=True)
+        self._attempt(lambda transaction: self._entries.shrink(transaction, share), write=True)
+        for _ in range(_TRANSACTIONS):
+            self._attempt(lambda transaction: self._entries.shrink(transaction, 1.0), write=True)
 
     def close(self) -> None:
         """Close it for this process; it is opened again when it is used."""

@@ -6,7 +6,7 @@ where it is in them, which is never behind where it belongs. So the first of an 
 of all when it is where its entry says; else it is moved there, and the next one is looked at. The
 order is exact, and a write over an older value touches neither index.
 
-Sizes are counted here, so that the limit is one of values and keys.
+Sizes are counted here, as what LMDB's pages take for them: so the limit is one of the files.
 """
 
 import math
@@ -20,19 +20,26 @@ from sdcluster.cache.store import OWN
 from sdcluster.errors import CacheRefusedError
 
 LARGEST_SHARE = 4
-"""A value may take one such part of the cache."""
+"""A value may take one such part of the room for values."""
 
 HEAD = struct.Struct("<dQdQ")
 """Before a value: when it ends, on the clock of `now` (0 for never), and its place in the order of
 writing; then the end and the place under which the indexes have it."""
 _TOTALS = struct.Struct("<QQd")
-"""The bytes of all keys and values, the last place that was given out, and an end before which
-nothing is over."""
+"""The bytes of all entries, the last place that was given out, and an end before which nothing is
+over."""
 _PLACE = struct.Struct(">Q")
 _END = struct.Struct(">d")
 """As bytes that have the order of the numbers; behind an end in the index stands the key."""
-_OVERHEAD_BYTES = 64
-"""What an entry takes beside its key and value, about."""
+_NODE_BYTES = 10
+"""What LMDB has beside a key and its value in a page."""
+_LARGEST_NODE_BYTES = 2038
+"""What is larger has pages of its own."""
+_PAGE_BYTES, _PAGE_HEAD_BYTES, _REFERENCE_BYTES = 4096, 16, 8
+_FILLED = 2
+"""A page that many values share is filled to one such part at least, as a rule."""
+_INDEXED_BYTES = 48
+"""What an entry takes in the indexes beside its key, which is in both of them."""
 _SWEEP = 16
 """Entries that each write looks at, at most, to remove what is over."""
 
@@ -67,10 +74,10 @@ class Entries:
 
     def put(self, transaction: Any, key: bytes, value: bytes, ends: float) -> None:
         """Write a value, and make room for it. Raises `CacheRefusedError` for one too large."""
-        size, limit = len(key) + len(value) + _OVERHEAD_BYTES, self._environment.limit
+        size, limit = size_of(len(key), len(value)), self._environment.limit
         if size > limit // LARGEST_SHARE:
             raise CacheRefusedError(
-                f"a value of {len(value)} bytes; a cache of {limit} bytes takes "
+                f"a value of {len(value)} bytes; a cache of {self._environment.size} bytes takes "
                 f"{limit // LARGEST_SHARE} at most, its key included"
             )
         databases = self._environment.databases
@@ -105,11 +112,24 @@ class Entries:
             total -= self._drop(transaction, key, entry)
             transaction.put(TOTALS, _TOTALS.pack(total, last, due))
 
-    def halve(self, transaction: Any) -> None:
-        """Remove what is over and then the oldest, until half of the room is free."""
-        total, last, _ = totals(transaction)
-        removed, due = self._make_room(transaction, total - self._environment.limit // 2)
-        transaction.put(TOTALS, _TOTALS.pack(total - removed, last, due))
+    def shrink(self, transaction: Any, share: float) -> None:
+        """Remove the oldest, by place, until one such share of what is there is left.
+
+        Nothing is written but what takes less room than what is removed; so no index is mended.
+        """
+        total, last, due = totals(transaction)
+        with transaction.cursor(db=self._environment.databases[b"values"]) as cursor:
+            found = sorted(
+                (HEAD.unpack_from(entry)[1], bytes(key))
+                for key, entry in cursor
+                if not key.startswith(OWN)
+            )
+        left = total * share
+        for _, key in found:
+            if total <= left:
+                break
+            total -= self._drop(transaction, key, self._entry(transaction, key))
+        transaction.put(TOTALS, _TOTALS.pack(total, last, due))
 
     def _make_room(self, transaction: Any, excess: int) -> tuple[int, float]:
         """Remove some of what is over, and then the oldest until there is no excess.
@@ -182,11 +202,20 @@ class Entries:
         return _size(key, entry)
 
 
+def size_of(key_bytes: int, value_bytes: int) -> int:
+    """Return the bytes that an entry takes in the file, with those of its indexes."""
+    node, pages = key_bytes + HEAD.size + value_bytes + _NODE_BYTES, 0
+    if node > _LARGEST_NODE_BYTES:
+        pages = -(-(HEAD.size + value_bytes + _PAGE_HEAD_BYTES) // _PAGE_BYTES)
+        node = key_bytes + _REFERENCE_BYTES + _NODE_BYTES
+    return pages * _PAGE_BYTES + _FILLED * (node + 2 * key_bytes + _INDEXED_BYTES)
+
+
 def _size(key: bytes, entry: bytes) -> int:
-    return len(key) + len(entry) - HEAD.size + _OVERHEAD_BYTES
+    return size_of(len(key), len(entry) - HEAD.size)
 
 
 def totals(transaction: Any) -> tuple[int, int, float]:
-    """Return the bytes of all keys and values, the last place, and an end before the first."""
+    """Return the bytes of all entries, the last place, and an end before the first."""
     data = transaction.get(TOTALS)
     return _TOTALS.unpack(data) if data is not None else (0, 0, math.inf)

@@ -24,22 +24,25 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _LOCK_BYTES = 64 * MAX_READERS + 4096
 """The size of LMDB's lock file."""
-_SMALLEST_BYTES = 2 * os.sysconf("SC_PAGE_SIZE")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SMALLEST_BYTES = 2 * _PAGE_BYTES
 """The size of LMDB's data file when nothing is in it."""
-_LAYOUT = b"2"
+_REPLACED_BYTES = 64 * _PAGE_BYTES
+"""What a few transactions replace, however small the cache is."""
+_LAYOUT = b"3"
 """How entries are written: another version's are refused."""
-_LIMIT = struct.Struct("<Q")
+_SIZE = struct.Struct("<Q")
 
 
 class Environment:
     """The environment in the folder `path`, which belongs to the instance `owner`.
 
-    `limit` is in bytes of keys and values. Who opens a folder first sets it for all.
+    `size` is in bytes, of all that its files may take. Who opens a folder first sets it for all.
     """
 
-    def __init__(self, path: Path, *, limit: int, owner: str) -> None:
+    def __init__(self, path: Path, *, size: int, owner: str) -> None:
         self.path = path
-        self.limit = limit
+        self.size = size
         self.owner = owner
         self.lmdb = _lmdb()
         self.failures = (self.lmdb.Error, OSError)
@@ -49,6 +52,19 @@ class Environment:
         self._pid = 0
         self._users: set[int] = set()
         self._inherited: list[Any] = []
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that entries may take: the rest of the file is for what is replaced.
+
+        A page that is written anew stays as it was until the last reader has gone.
+        """
+        return self._map_bytes * 3 // 4 - _REPLACED_BYTES
+
+    @property
+    def _map_bytes(self) -> int:
+        """The most that the file of the entries takes."""
+        return (self.size - _LOCK_BYTES) // _PAGE_BYTES * _PAGE_BYTES
 
     def get(self, user: int) -> Any:
         """Return it, opened by this process for `user`, who stands in the gate.
@@ -101,9 +117,9 @@ class Environment:
             self._prepare()
             env = self._opened_or_made()
             try:
-                limit = self._claim(env)
-                if limit != self.limit:
-                    self.limit = limit  # All processes have a map of the same size.
+                size = self._claim(env)
+                if size != self.size:
+                    self.size = size  # All processes have a map of the same size.
                     env.close()
                     env = self._opened()
                 env.reader_check()
@@ -155,11 +171,9 @@ class Environment:
                 os.close(folder)
 
     def _opened(self) -> Any:
-        # The map is larger than what is in it: pages that are being replaced stay until the last
-        # reader has gone, and are not filled to the last byte.
         return self.lmdb.open(
             str(self.path),
-            map_size=4 * self.limit + 16_000_000,
+            map_size=self._map_bytes,
             max_dbs=len(DATABASES),
             max_readers=MAX_READERS,
             # A kept one has a place in the lock file, and a child would free that of its parent.
@@ -176,9 +190,9 @@ class Environment:
             if owner is None:
                 transaction.put(b"layout", _LAYOUT)
                 transaction.put(b"owner", self.owner.encode())
-                transaction.put(b"limit", _LIMIT.pack(self.limit))
+                transaction.put(b"size", _SIZE.pack(self.size))
                 transaction.put(b"boot", _boot())
-                return self.limit
+                return self.size
             _check_owner(self.path, owner.decode(), self.owner)
             if transaction.get(b"layout") != _LAYOUT:
                 raise CacheError(
@@ -190,7 +204,7 @@ class Environment:
                     transaction.drop(env.open_db(name, txn=transaction), delete=False)
                 transaction.delete(TOTALS)
                 transaction.put(b"boot", _boot())
-            return int(_LIMIT.unpack(transaction.get(b"limit"))[0])
+            return int(_SIZE.unpack(transaction.get(b"size"))[0])
 
 
 GATE = Gate()
@@ -200,14 +214,14 @@ _environments: dict[Path, Environment] = {}
 _finding = threading.Lock()
 
 
-def environment(path: Path, *, limit: int, owner: str, user: int) -> Environment:
+def environment(path: Path, *, size: int, owner: str, user: int) -> Environment:
     """Return the environment of a folder, opened for `user`. Raises `CacheError`.
 
     LMDB wants one for each process, so that all who ask for a folder have the same.
     """
     path = Path(os.path.realpath(path))
     with GATE, _finding:
-        found = _environments.get(path) or Environment(path, limit=limit, owner=owner)
+        found = _environments.get(path) or Environment(path, size=size, owner=owner)
         _check_owner(path, found.owner, owner)
         found.get(user)
         _environments[path] = found

@@ -226,7 +226,7 @@ REFUSED = [
     ("cache = 1", "is not a text, such as lmdb:///srv/hello/cache?size_mb=256"),
     ("cache = ''", "is not a text, such as"),
     ("cache = 'http://host'", "a cache is lmdb://, redis://, valkey:// or unix://, and not http"),
-    ("cache = 'lmdb:///c?size_mb=big'", "size_mb is a number of megabytes from 0.01 to 1000000"),
+    ("cache = 'lmdb:///c?size_mb=big'", "size_mb is a number of megabytes from 1 to 1000000"),
     ("cache = 'redis://h?on_error=mis'", "on_error is raise or miss, not 'mis'"),
     ("environment_file = 1", "1 is not a text"),
     ("environment_file = 'none'", "none does not exist; '-' before it makes that right"),
