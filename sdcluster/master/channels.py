@@ -262,6 +262,8 @@ class WorkerChannel:
         if descriptors.is_connection(fds[0]):
             said = _said(handoff)
             reason = offence(said, self.known) or _miscount(said, fds[0])
+            if handoff.refusal:
+                reason = "a connection to be refused, which is for us to decide"
         if reason:
             closing.close(fds)
             raise ProtocolError(f"it hands over {reason}")

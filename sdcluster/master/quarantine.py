@@ -3,13 +3,13 @@
 What is served there, and when, is decided by `core.quarantine`.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
 from sdcluster import descriptors
 from sdcluster.core.quarantine import Quarantine as Decisions
 from sdcluster.loops import EventLoop
+from sdcluster.master import closing
 from sdcluster.master.channels import Passage, WorkerChannel
 from sdcluster.wire import channel
 from sdcluster.wire.signature import is_repeatable
@@ -115,7 +115,7 @@ class Quarantine:
         now = self._loop.time()
         while (passage := self._decisions.take(worker, now)) is not None:
             if not descriptors.has_peer(passage.fd):
-                os.close(passage.fd)
+                closing.close([passage.fd])
                 self._decisions.left(worker)
                 continue
             try:
@@ -124,7 +124,7 @@ class Quarantine:
                 self._decisions.put_back(worker, passage, now)
                 self._workers.remove(worker)
             else:
-                os.close(passage.fd)
+                closing.close([passage.fd])
             return
 
     def _tell(self) -> None:

@@ -46,6 +46,7 @@ LIES = {
     "unread": lambda: hand(unanswered=b"GET / HTTP/1.1", consumed=1),
     "read": lambda: hand(unanswered=b"GET / HTTP/1.1", consumed=100_000),
     "written": lambda: hand(written=100_000),
+    "refusal": lambda: hand(unanswered=b"x", consumed=1, refusal=503),
     "endless": lambda: hand(written=2**64 - 1),
     "proxied": lambda: hand(proxied=b"PROXY 192.0.2.1 port"),
     "elsewhere": lambda: hand(elsewhere()),
@@ -68,7 +69,7 @@ async def app(scope, receive, send):
 CONFIG = 'app = "app:app"\nworkers = 2\nreload_probation_s = 0\n'
 WAYS = (
     *("slot", "hops", "deaths", "crashes", "more-crashes-than-deaths", "no-serial"),
-    *("unread", "read", "written", "endless", "proxied", "elsewhere", "kept", "ledger"),
+    *("refusal", "unread", "read", "written", "endless", "proxied", "elsewhere", "kept", "ledger"),
 )
 
 

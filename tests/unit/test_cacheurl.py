@@ -13,8 +13,8 @@ from sdcluster.cacheurl import CacheUrl, parse
         ("lmdb://?size_mb=1", CacheUrl(size_mb=1.0)),
         ("lmdb:///srv/a%20b", CacheUrl(folder="/srv/a b")),
         (
-            "lmdb:///c?size_mb=0.5&on_error=miss",
-            CacheUrl(folder="/c", size_mb=0.5, on_error="miss"),
+            "lmdb:///c?size_mb=1.5&on_error=miss",
+            CacheUrl(folder="/c", size_mb=1.5, on_error="miss"),
         ),
         ("redis://host", CacheUrl(remote="redis://host")),
         ("rediss://me:p%40ss@host:1/2", CacheUrl(remote="rediss://me:p%40ss@host:1/2")),

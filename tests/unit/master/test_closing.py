@@ -27,6 +27,7 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.slow: set[int] = set()
         self.reached: list[int] = []
+        self.closed: list[int] = []
         self._open = threading.Event()
         monkeypatch.setattr(closing, "_close", self._close)
 
@@ -35,6 +36,7 @@ class Gate:
         if fd in self.slow:
             assert self._open.wait(10)
         os.close(fd)
+        self.closed.append(fd)
 
     def open(self) -> None:
         """Let all of them be closed."""
@@ -90,7 +92,7 @@ def test_those_that_take_long_hold_up_no_others(gate: Gate) -> None:
     closer.close(list(fds))
     wait_until(lambda: gate.reached == fds, "all have had their turn")
     gate.open()
-    assert closer.settle()
+    wait_until(lambda: sorted(gate.closed) == sorted(fds), "all are closed")
 
 
 def test_threads_that_are_stuck_are_not_many(gate: Gate) -> None:
@@ -105,7 +107,7 @@ def test_threads_that_are_stuck_are_not_many(gate: Gate) -> None:
     assert threading.active_count() - before <= MAX_THREADS
     assert len(gate.reached) == MAX_THREADS
     gate.open()
-    wait_until(lambda: len(gate.reached) == len(fds), "all are closed")
+    wait_until(lambda: len(gate.closed) == len(fds), "all are closed")
 
 
 def test_threads_end_when_there_is_nothing_to_do(

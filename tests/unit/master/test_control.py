@@ -30,7 +30,8 @@ class Server:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loop = FakeEvents()
-        self.server = ControlServer(cast(Loop, self.loop), folder)
+        self._listener = control.listen(folder)
+        self.server = ControlServer(cast(Loop, self.loop), self._listener)
         self.server.answer(self._answer)
         self.uid = os.geteuid()
         self._path = str(folder / "control")
@@ -55,6 +56,7 @@ class Server:
     def close(self) -> None:
         """Close everything."""
         self.server.close()
+        self._listener.close()
         self._stack.close()
 
 

@@ -50,6 +50,7 @@ class Scene:
                 signature=BAD,
                 consumed=len(REQUEST),
                 crashes=crashes,
+                deaths=crashes,
                 slot=slot,
             ),
         )
