@@ -368,7 +368,7 @@ class Primary:
         except SpawnError as error:
             self.feed(ev.ForkFailed(number, str(error)))
             return
-        closing.close_socket(worker._theirs)
+        worker._theirs.close()
         if signal.SIGKILL in worker._early_signals:
             self._send_early_signals(worker)
 

@@ -114,7 +114,7 @@ class Relay:
     def given(self, worker: int) -> None:
         """The process has its descriptor. Harmless when it has no channel."""
         if worker in self._ends:
-            closing.close_socket(self._ends[worker].theirs)
+            self._ends[worker].theirs.close()  # At once: nobody has sent descriptors there yet.
 
     def joins(self, worker: int, *, slot: int, generation: int, pid: int) -> None:
         """A worker serves; an agent is the one that is asked from now on.
