@@ -3,9 +3,12 @@
     tests/run                    everything
     tests/run unit integration   these parts
     tests/run --skip-unavailable leave out, with the reason, what cannot run here
+    tests/run --thorough         fuzz for ten minutes, and not for one
 
-Parts: lint, types, unit, integration, bookworm, trixie; machine is the last two. The set-up wants
-root on Debian and is kept in $SDCLUSTER_CACHE_DIR, or in /var/cache/sdcluster.
+Parts: lint, types, unit, integration, fuzz, bookworm, trixie; machine is the last two. fuzz sends
+random requests while workers are killed, reloaded and scaled, and knows what each answer must be:
+see tests/fuzz/__main__.py. The set-up wants root on Debian and is kept in $SDCLUSTER_CACHE_DIR, or
+in /var/cache/sdcluster.
 """
 
 import argparse
@@ -31,7 +34,8 @@ import deb  # noqa: E402  # These stand in packaging/, and need the standard lib
 import roots  # noqa: E402
 
 MACHINES = roots.RELEASES
-PARTS = ("lint", "types", "unit", "integration", *MACHINES)
+PARTS = ("lint", "types", "unit", "integration", "fuzz", *MACHINES)
+FUZZ_S, FUZZ_THOROUGHLY_S = 60, 600
 PACKAGES = {
     "/usr/bin/gcc": "gcc",
     "/usr/bin/pkg-config": "pkg-config",
@@ -71,6 +75,7 @@ def main() -> int:
     )
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--skip-unavailable", action="store_true")
+    parser.add_argument("--thorough", action="store_true")
     given = parser.parse_args()
     parts: list[str] = []
     for part in given.parts or PARTS:
@@ -85,11 +90,12 @@ def main() -> int:
         return 1
     stock = Stock(needed=any(part in MACHINES for part in parts))
     try:
-        outcomes = [run(part, python, stock) for part in parts if part not in MACHINES]
+        fuzz_s = FUZZ_THOROUGHLY_S if given.thorough else FUZZ_S
+        outcomes = [run(part, python, stock, fuzz_s) for part in parts if part not in MACHINES]
         # A machine test waits more than it works.
         with ThreadPoolExecutor() as pool:
             booted = [part for part in parts if part in MACHINES]
-            outcomes += pool.map(lambda part: run(part, python, stock), booted)
+            outcomes += pool.map(lambda part: run(part, python, stock, fuzz_s), booted)
     finally:
         stock.close()
     print()
@@ -135,13 +141,13 @@ class Stock:
         return built
 
 
-def run(part: str, python: Path, stock: Stock) -> Outcome:
+def run(part: str, python: Path, stock: Stock, fuzz_s: int) -> Outcome:
     """Run one part. The output of one that runs beside another is printed when it has ended."""
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") if part in MACHINES else open(1, "w", closefd=False) as out:
         print(f"\n== {part}", file=out, flush=True)
         try:
-            passed = all(_passes(command, out) for command in commands(part, python, stock))
+            passed = all(_passes(command, out) for command in commands(part, python, stock, fuzz_s))
             reason = ""
         except Unavailable as unavailable:
             passed, reason = False, str(unavailable)
@@ -155,8 +161,11 @@ def run(part: str, python: Path, stock: Stock) -> Outcome:
 Command = Sequence[str | Path]
 
 
-def commands(part: str, python: Path, stock: Stock) -> Iterator[Command]:
-    """Yield the commands of a part, each to be run when the one before has passed."""
+def commands(part: str, python: Path, stock: Stock, fuzz_s: int) -> Iterator[Command]:
+    """Yield the commands of a part, each to be run when the one before has passed.
+
+    `fuzz_s` is for how long it is fuzzed.
+    """
     tool = python.parent
     match part:
         case "lint":
@@ -168,6 +177,7 @@ def commands(part: str, python: Path, stock: Stock) -> Iterator[Command]:
             yield [tool / "mypy", *sorted((CHECKOUT / "packaging").glob("*.py"))]
             yield [tool / "mypy", "tests/integration"]
             yield [tool / "mypy", *sorted((CHECKOUT / "tests" / "examples").glob("*test*.py"))]
+            yield [tool / "mypy", "tests/fuzz"]
             yield [tool / "mypy", "tests/machine"]
             yield [tool / "mypy", "tests/runner.py", "tests/load.py"]
             yield [tool / "mypy", *sorted((CHECKOUT / "tests" / "bench").glob("*.py"))]
@@ -177,6 +187,9 @@ def commands(part: str, python: Path, stock: Stock) -> Iterator[Command]:
         case "integration":
             yield [python, "-m", "pytest", "tests/integration", "-q", "--durations=5"]
             yield [python, "-m", "pytest", "tests/examples", "-q", "--durations=5"]
+        case "fuzz":
+            yield [python, "-m", "pytest", "tests/fuzz", "-q", "--durations=5"]
+            yield [python, "-B", "tests/fuzz", "--seconds", str(fuzz_s)]
         case _:
             options = ("-q", "--durations=5", f"--release={part}", f"--deb={stock.wait()}")
             yield [python, "-m", "pytest", "tests/machine", *options]

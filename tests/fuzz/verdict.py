@@ -1,0 +1,188 @@
+"""Judges what has become of a request: right, wrong, or lost as it may be. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fuzz import expected
+from fuzz.answers import Answer
+from fuzz.configurations import Configuration, Routing
+from fuzz.exchange import Request
+from fuzz.history import History
+from fuzz.plan import KEPT_BYTES
+
+IDLE_S = 4.0
+"""An idle connection may be closed by the server after 5 seconds; the machine may be slow."""
+
+
+class Outcome(StrEnum):
+    """What becomes of a request. The first five must not be."""
+
+    MISMATCH = "mismatched answers"
+    WRONG_WORKER = "served by the wrong worker"
+    TWICE = "executed twice"
+    LOST = "lost"
+    LATE = "no answer in time"
+    ANSWERED = "answered"
+    LEFT = "left by the client"
+    CUT = "answer cut by a kill"
+    NOT_REPEATED = "not to be repeated, its worker was killed"
+    NEVER_BEGUN = "not to be repeated, read by a worker that was killed"
+    TOO_LONG = "longer than what is kept, its worker was killed"
+    BEHIND = "behind one that was lost so"
+    REFUSED = "killed with two workers, answered 502"
+    IDLE = "after the keep-alive time"
+
+
+VIOLATIONS = (
+    Outcome.MISMATCH,
+    Outcome.WRONG_WORKER,
+    Outcome.TWICE,
+    Outcome.LOST,
+    Outcome.LATE,
+)
+
+
+class End(StrEnum):
+    """How a request ended that has no answer."""
+
+    CLOSED = "the connection was closed"
+    RESET = "the connection was reset"
+    REFUSED = "no connection"
+    LATE = "nothing more came"
+    NONSENSE = "what came is no answer"
+    LEFT = "the client has left"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One request, once: sent, and answered or not. Times in seconds, of one clock."""
+
+    request: Request
+    client: str
+    """Who has sent it, as the server knows."""
+    sticky: str | None = None
+    """The sticky cookie that was sent with it."""
+    began_s: float
+    ended_s: float
+    answer: Answer | None = None
+    """All of it, or what has come when the client left, if that has all of the head."""
+    end: End | None = None
+    detail: str = ""
+    received: int = 0
+    """Bytes that have come of the answer."""
+    sent: int = 0
+    """Bytes of the request, with those of requests before it that are in the same step."""
+    is_behind: bool = False
+    """Whether one before it on the connection has ended it."""
+    idle_s: float = 0.0
+    """How long the connection has been idle before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What has become of a request, and what is to be said of it."""
+
+    outcome: Outcome
+    text: str = ""
+
+
+def judge(attempt: Attempt, config: Configuration, history: History) -> Verdict:
+    """Return what has become of a request."""
+    repeated = executed_again(attempt.request.id, attempt.request.may_be_repeated, history)
+    if repeated:
+        return Verdict(Outcome.TWICE, f"{attempt.request.method}: {repeated}")
+    if attempt.answer is None:
+        return _unanswered(attempt, history)
+    return _answered(attempt, attempt.answer, config, history)
+
+
+def executed_again(identity: str, may_be_repeated: bool, history: History) -> str:
+    """Return how a request was executed more often than it may be; empty when it was not."""
+    pids = history.pids(identity)
+    if len(pids) < 2:
+        return ""
+    if not may_be_repeated:
+        return f"executed by {pids}"
+    alive = [pid for pid in pids[:-1] if not history.is_killed(pid)]
+    return f"executed by {pids}, though {alive} were not killed" if alive else ""
+
+
+def _answered(attempt: Attempt, answer: Answer, config: Configuration, history: History) -> Verdict:
+    request = attempt.request
+    told = expected.told_by(answer)
+    if not told:
+        return _answered_by_server(attempt, answer, history)
+    is_whole = attempt.end is None
+    wrong = expected.differences(request, answer, config, attempt.client, is_whole=is_whole)
+    pids = history.pids(request.id)
+    if told["pid"] not in pids:
+        wrong.append(f"pid: {told['pid']}, but it was executed by {pids}")
+    if wrong:
+        return Verdict(Outcome.MISMATCH, "; ".join(wrong))
+    if stray := _stray(attempt, answer, told["slot"], config, history):
+        return Verdict(Outcome.WRONG_WORKER, stray)
+    return Verdict(Outcome.ANSWERED if is_whole else Outcome.LEFT)
+
+
+def _stray(
+    attempt: Attempt, answer: Answer, slot: int, config: Configuration, history: History
+) -> str:
+    """Return what is wrong with who has answered."""
+    sticky = answer.headers.get("set-cookie", "").partition(";")[0].partition("=")[2]
+    allowed = {
+        expected.slot(attempt.request, config, attempt.client, attempt.sticky, slots)
+        for slots in history.slots(attempt.began_s, attempt.ended_s)
+    }
+    if None not in allowed and slot not in allowed:
+        return f"slot {slot}, not {' or '.join(str(one) for one in sorted(map(str, allowed)))}"
+    if config.routing is not Routing.COOKIE:
+        return f"a cookie {sticky!r} that nobody wants" if sticky else ""
+    if sticky and None not in allowed:
+        return f"the cookie {sticky!r} in place of {attempt.sticky!r}"
+    if None in allowed and len(allowed) == 1 and expected.slot_of_cookie(sticky) != slot:
+        return f"slot {slot} has put in the cookie {sticky!r}"
+    return ""
+
+
+def _answered_by_server(attempt: Attempt, answer: Answer, history: History) -> Verdict:
+    """Judge an answer that is not the app's."""
+    pids = history.pids(attempt.request.id)
+    text = f"the server has answered {answer.status} {answer.body[:60]!r}; executed by {pids}"
+    if answer.status == 502 and len(pids) >= 2 and all(map(history.is_killed, pids)):
+        return Verdict(Outcome.REFUSED, text)
+    return Verdict(Outcome.LOST if answer.status in (502, 503) else Outcome.MISMATCH, text)
+
+
+def _unanswered(attempt: Attempt, history: History) -> Verdict:
+    request = attempt.request
+    pids = history.pids(request.id)
+    text = (
+        f"{attempt.end} {attempt.detail} after {attempt.ended_s - attempt.began_s:.3f} s, "
+        f"{attempt.sent} bytes sent, {attempt.received} received; executed by {pids}"
+    )
+    if attempt.end is End.LEFT:
+        return Verdict(Outcome.LEFT)
+    if attempt.end is End.NONSENSE:
+        return Verdict(Outcome.MISMATCH, text)
+    if attempt.end is End.LATE:
+        return Verdict(Outcome.LATE, text)
+    if attempt.is_behind:
+        return Verdict(Outcome.BEHIND)
+    if attempt.idle_s > IDLE_S and not pids:
+        return Verdict(Outcome.IDLE)
+    return Verdict(_excuse(attempt, history), text)
+
+
+def _excuse(attempt: Attempt, history: History) -> Outcome:
+    """Return why a connection may have ended before the answer did."""
+    request = attempt.request
+    pids = history.pids(request.id)
+    is_touched = history.is_touched(attempt.began_s, attempt.ended_s)
+    if not is_touched or not all(map(history.is_killed, pids)):
+        return Outcome.LOST
+    if attempt.received:
+        # A short answer is sent whole, or not at all.
+        return Outcome.LOST if request.shape.is_short else Outcome.CUT
+    if not request.may_be_repeated:
+        return Outcome.NOT_REPEATED if pids else Outcome.NEVER_BEGUN
+    return Outcome.TOO_LONG if attempt.sent > KEPT_BYTES else Outcome.LOST
