@@ -44,9 +44,9 @@ class History:
         """Return who has executed a request."""
         return self.executions.get(identity, [])
 
-    def is_touched(self, began_s: float, ended_s: float) -> bool:
-        """Tell whether a worker died between these times."""
-        return any(one.began_s <= ended_s and one.ended_s >= began_s for one in self.kills)
+    def deaths(self, began_s: float, ended_s: float) -> int:
+        """Return how many workers died between these times."""
+        return sum(one.began_s <= ended_s and one.ended_s >= began_s for one in self.kills)
 
     def is_killed(self, pid: int) -> bool:
         """Tell whether a process was killed."""

@@ -46,6 +46,7 @@ class Pending:
                 ended_s=began_s,
                 sent=len(self._data) + len(self.waiting_body),
                 idle_s=began_s - idle_since_s,
+                together=len(step.requests),
             )
             self._attempts.append(attempt)
 

@@ -28,6 +28,8 @@ class Outcome(StrEnum):
     NOT_REPEATED = "not to be repeated, its worker was killed"
     NEVER_BEGUN = "not to be repeated, read by a worker that was killed"
     TOO_LONG = "longer than what is kept, its worker was killed"
+    UNCOUNTED = "on a Unix socket, read or written in the moment of a kill"
+    """Nobody counts its bytes. A worker does one thing at a time: so it is one request a kill."""
     BEHIND = "behind one that was lost so"
     REFUSED = "killed with two workers, answered 502"
     IDLE = "after the keep-alive time"
@@ -76,6 +78,8 @@ class Attempt:
     """Whether one before it on the connection has ended it."""
     idle_s: float = 0.0
     """How long the connection has been idle before."""
+    together: int = 1
+    """How many requests were sent in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def judge(attempt: Attempt, config: Configuration, history: History) -> Verdict:
     if repeated:
         return Verdict(Outcome.TWICE, f"{attempt.request.method}: {repeated}")
     if attempt.answer is None:
-        return _unanswered(attempt, history)
+        return _unanswered(attempt, config, history)
     return _answered(attempt, attempt.answer, config, history)
 
 
@@ -148,12 +152,14 @@ def _answered_by_server(attempt: Attempt, answer: Answer, history: History) -> V
     """Judge an answer that is not the app's."""
     pids = history.pids(attempt.request.id)
     text = f"the server has answered {answer.status} {answer.body[:60]!r}; executed by {pids}"
-    if answer.status == 502 and len(pids) >= 2 and all(map(history.is_killed, pids)):
+    deaths = history.deaths(attempt.began_s, attempt.ended_s)
+    if answer.status == 502 and deaths >= 2 and all(map(history.is_killed, pids)):
+        # Also with no execution written down: what calls the app may be at work on it.
         return Verdict(Outcome.REFUSED, text)
     return Verdict(Outcome.LOST if answer.status in (502, 503) else Outcome.MISMATCH, text)
 
 
-def _unanswered(attempt: Attempt, history: History) -> Verdict:
+def _unanswered(attempt: Attempt, config: Configuration, history: History) -> Verdict:
     request = attempt.request
     pids = history.pids(request.id)
     text = (
@@ -170,19 +176,22 @@ def _unanswered(attempt: Attempt, history: History) -> Verdict:
         return Verdict(Outcome.BEHIND)
     if attempt.idle_s > IDLE_S and not pids:
         return Verdict(Outcome.IDLE)
-    return Verdict(_excuse(attempt, history), text)
+    return Verdict(_excuse(attempt, config, history), text)
 
 
-def _excuse(attempt: Attempt, history: History) -> Outcome:
+def _excuse(attempt: Attempt, config: Configuration, history: History) -> Outcome:
     """Return why a connection may have ended before the answer did."""
     request = attempt.request
     pids = history.pids(request.id)
-    is_touched = history.is_touched(attempt.began_s, attempt.ended_s)
-    if not is_touched or not all(map(history.is_killed, pids)):
+    if not history.deaths(attempt.began_s, attempt.ended_s) or not all(
+        map(history.is_killed, pids)
+    ):
         return Outcome.LOST
     if attempt.received:
         # A short answer is sent whole, or not at all.
         return Outcome.LOST if request.shape.is_short else Outcome.CUT
     if not request.may_be_repeated:
         return Outcome.NOT_REPEATED if pids else Outcome.NEVER_BEGUN
-    return Outcome.TOO_LONG if attempt.sent > KEPT_BYTES else Outcome.LOST
+    if attempt.sent > KEPT_BYTES:
+        return Outcome.TOO_LONG
+    return Outcome.UNCOUNTED if config.family == "unix" else Outcome.LOST

@@ -120,6 +120,13 @@ def test_what_may_be_repeated_is_never_lost(request_: Request) -> None:
         assert judge(attempt, ANYBODYS, story).outcome is Outcome.TOO_LONG
 
 
+def test_kill_may_leave_it_open_what_a_unix_socket_has_given() -> None:
+    """The kernel counts elsewhere, and without a kill nothing is lost there either."""
+    unix = Configuration(family="unix")
+    assert judge(lost(GET), unix, history(7, killed=(7,))).outcome is Outcome.UNCOUNTED
+    assert judge(lost(GET), unix, history(7, killed=(8,))).outcome is Outcome.LOST
+
+
 def test_long_answer_may_be_cut_by_a_kill() -> None:
     """A short one may not, nor may a long one without."""
     story = history(7, killed=(7,))
@@ -163,7 +170,9 @@ def test_request_that_was_killed_with_two_workers_may_be_refused() -> None:
     """With one it may not, and nothing else may be said by the server."""
     attempt = server_says(GET, 502)
     assert judge(attempt, ANYBODYS, history(7, 8, killed=(7, 8))).outcome is Outcome.REFUSED
+    assert judge(attempt, ANYBODYS, history(killed=(7, 8))).outcome is Outcome.REFUSED
     assert judge(attempt, ANYBODYS, history(7, killed=(7,))).outcome is Outcome.LOST
+    assert judge(attempt, ANYBODYS, history(7, 9, killed=(7, 8))).outcome is Outcome.LOST
     assert judge(server_says(GET, 503), ANYBODYS, history()).outcome is Outcome.LOST
     assert judge(server_says(GET, 400), ANYBODYS, history()).outcome is Outcome.MISMATCH
 
