@@ -106,17 +106,15 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     answer = [*shape.headers(), ("x-echo", told)]
     start = [(name.encode(), value.encode()) for name, value in answer]
     await send({"type": "http.response.start", "status": shape.status, "headers": start})
-    pieces = shape.pieces(identity, digest)
+    *pieces, last = shape.pieces(identity, digest) or [b""]
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await asyncio.sleep(shape.pause_s)
     ends_s = time.monotonic() + LONGEST_S
-    while True:
-        for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            if shape.pause_s:
-                await asyncio.sleep(shape.pause_s)
-        if shape.kind != "endless" or time.monotonic() > ends_s:
-            break
+    while shape.kind == "endless" and time.monotonic() < ends_s:
+        await send({"type": "http.response.body", "body": last, "more_body": True})
         await asyncio.sleep(0.01)
-    await send({"type": "http.response.body", "body": b""})
+    await send({"type": "http.response.body", "body": last})
 
 
 def application(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -152,11 +150,11 @@ def application(environ: Any, start_response: Any) -> Iterator[bytes]:
 
 
 def _pieces(shape: Shape, identity: str, digest: str) -> Iterator[bytes]:
+    pieces = shape.pieces(identity, digest)
+    for number, piece in enumerate(pieces):
+        time.sleep(shape.pause_s if number else 0)
+        yield piece
     ends_s = time.monotonic() + LONGEST_S
-    while True:
-        for piece in shape.pieces(identity, digest):
-            yield piece
-            time.sleep(shape.pause_s)
-        if shape.kind != "endless" or time.monotonic() > ends_s:
-            return
+    while shape.kind == "endless" and time.monotonic() < ends_s:
         time.sleep(0.01)
+        yield pieces[0]

@@ -5,10 +5,12 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
-from fuzz.answers import AnswerError, AnswerReader
+from fuzz.answers import Answer, AnswerError, AnswerReader
 from fuzz.crowd import Crowd, Talk
 from fuzz.exchange import Request
+from fuzz.expected import told_by
 from fuzz.pending import Pending
 from fuzz.plan import Connection, Step
 from fuzz.verdict import End
@@ -40,6 +42,8 @@ class _Caller:
         """What has come behind the last answer."""
         self._talk = Talk()
         self._idle_since_s = time.monotonic()
+        self._previous: Request | None = None
+        self._previous_s = 0.0
 
     async def run(self) -> None:
         """Do all of the plan that can be done."""
@@ -127,8 +131,9 @@ class _Caller:
             answer = reader.answer()
             attempt = pending.answered(number, answer, reader.received)
             self._crowd.note(attempt, self._talk)
+            self._previous, self._previous_s = request, attempt.ended_s
             if answer.is_last:
-                await self._read_end(sock, pending, number, request)
+                await self._read_end(sock, pending, number, answer)
                 return False
         if self._rest:
             detail = f"{self._rest[:80]!r} after the last answer"
@@ -164,11 +169,14 @@ class _Caller:
                 return (None, "") if reader.end() else (End.CLOSED, "")
 
     async def _read_end(
-        self, sock: socket.socket, pending: Pending, number: int, request: Request
+        self, sock: socket.socket, pending: Pending, number: int, answer: Answer
     ) -> None:
         """Find that nothing comes after an answer that was to be the last."""
         if number + 1 < len(pending.step.requests):
-            self._ended(pending, number + 1, End.CLOSED, "after an answer that was the last")
+            # What the server has answered itself may have to be the last; an app's may not.
+            is_behind = not told_by(answer)
+            detail = "after an answer that was the last"
+            self._ended(pending, number + 1, End.CLOSED, detail, is_behind=is_behind)
             return
         data, detail = self._rest, ""
         try:
@@ -179,7 +187,7 @@ class _Caller:
         except OSError:
             pass  # Reset, as we have not read all: it is closed.
         if data:
-            detail = f"{data[:80]!r} after the last answer to {request.method}"
+            detail = f"{data[:80]!r} after the last answer"
         if detail:
             self._ended(pending, number, End.NONSENSE, detail)
 
@@ -190,6 +198,14 @@ class _Caller:
         end: End,
         detail: str,
         reader: AnswerReader | None = None,
+        *,
+        is_behind: bool = False,
     ) -> None:
         for attempt in pending.ended(number, end, detail, reader):
-            self._crowd.note(attempt, self._talk)
+            after = replace(
+                attempt,
+                is_behind=attempt.is_behind or is_behind,
+                previous=self._previous,
+                previous_s=self._previous_s,
+            )
+            self._crowd.note(after, self._talk)

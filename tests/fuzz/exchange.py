@@ -39,7 +39,7 @@ class Shape:
     count: int = 1
     """In how many pieces."""
     pause_ms: int = 0
-    """After each piece."""
+    """Between two pieces."""
     delay_ms: int = 0
     """Before the first."""
     status: int = 200

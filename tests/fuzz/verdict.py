@@ -6,10 +6,12 @@ from enum import StrEnum
 from fuzz import expected
 from fuzz.answers import Answer
 from fuzz.configurations import Configuration, Routing
-from fuzz.exchange import Request
+from fuzz.exchange import Kind, Request
 from fuzz.history import History
 from fuzz.plan import KEPT_BYTES
 
+NEARLY_S = 0.05
+"""From the last byte of a WSGI app's answer until the worker knows that it was the last."""
 IDLE_S = 4.0
 """An idle connection may be closed by the server after 5 seconds; the machine may be slow."""
 
@@ -32,6 +34,9 @@ class Outcome(StrEnum):
     """Nobody counts its bytes. A worker does one thing at a time: so it is one request a kill."""
     BEHIND = "behind one that was lost so"
     REFUSED = "killed with two workers, answered 502"
+    DEFERRED = "of a kind that was killed, answered 503"
+    UNENDED = "the answer before had not ended, to a worker that was killed"
+    APART = "answered in the quarantine"
     IDLE = "after the keep-alive time"
 
 
@@ -78,6 +83,10 @@ class Attempt:
     """Whether one before it on the connection has ended it."""
     idle_s: float = 0.0
     """How long the connection has been idle before."""
+    previous: Request | None = None
+    """The one that was answered before on the connection."""
+    previous_s: float = 0.0
+    """When that was."""
     together: int = 1
     """How many requests were sent in one go."""
 
@@ -123,6 +132,8 @@ def _answered(attempt: Attempt, answer: Answer, config: Configuration, history: 
         wrong.append(f"pid: {told['pid']}, but it was executed by {pids}")
     if wrong:
         return Verdict(Outcome.MISMATCH, "; ".join(wrong))
+    if told["slot"] < 0 and history.kills:
+        return Verdict(Outcome.APART if is_whole else Outcome.LEFT)
     if stray := _stray(attempt, answer, told["slot"], config, history):
         return Verdict(Outcome.WRONG_WORKER, stray)
     return Verdict(Outcome.ANSWERED if is_whole else Outcome.LEFT)
@@ -156,6 +167,8 @@ def _answered_by_server(attempt: Attempt, answer: Answer, history: History) -> V
     if answer.status == 502 and deaths >= 2 and all(map(history.is_killed, pids)):
         # Also with no execution written down: what calls the app may be at work on it.
         return Verdict(Outcome.REFUSED, text)
+    if answer.status == 503 and "retry-after" in answer.headers and history.kills and not pids:
+        return Verdict(Outcome.DEFERRED, text)
     return Verdict(Outcome.LOST if answer.status in (502, 503) else Outcome.MISMATCH, text)
 
 
@@ -183,9 +196,10 @@ def _excuse(attempt: Attempt, config: Configuration, history: History) -> Outcom
     """Return why a connection may have ended before the answer did."""
     request = attempt.request
     pids = history.pids(request.id)
-    if not history.deaths(attempt.began_s, attempt.ended_s) or not all(
-        map(history.is_killed, pids)
-    ):
+    if not pids and not attempt.received and _is_unended(attempt, config, history):
+        return Outcome.UNENDED
+    deaths = history.deaths(attempt.began_s, attempt.ended_s)
+    if not deaths or not all(map(history.is_killed, pids)):
         return Outcome.LOST
     if attempt.received:
         # A short answer is sent whole, or not at all.
@@ -195,3 +209,18 @@ def _excuse(attempt: Attempt, config: Configuration, history: History) -> Outcom
     if attempt.sent > KEPT_BYTES:
         return Outcome.TOO_LONG
     return Outcome.UNCOUNTED if config.family == "unix" else Outcome.LOST
+
+
+def _is_unended(attempt: Attempt, config: Configuration, history: History) -> bool:
+    """Tell whether the worker may not have known that the answer before was all there.
+
+    The client knows by its length. The worker does when the app says that there is no more, and
+    that a WSGI app says last of all.
+    """
+    previous = attempt.previous
+    if config.interface != "wsgi" or previous is None or previous.shape.kind is Kind.CHUNKED:
+        return False
+    pids = history.pids(previous.id)
+    return any(
+        kill.pid in pids and kill.began_s <= attempt.previous_s + NEARLY_S for kill in history.kills
+    )

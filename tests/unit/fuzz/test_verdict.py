@@ -19,6 +19,7 @@ ANYBODYS = Configuration()
 SHARDED = Configuration(routing=Routing.BY_PATH)
 STICKY = Configuration(routing=Routing.COOKIE)
 SIGNATURE = "a" * 32
+LATER = {"retry-after": "1"}
 
 
 def history(*pids: int, killed: tuple[int, ...] = (), at_s: float = 1.5, slots: int = 3) -> History:
@@ -63,7 +64,8 @@ def answered(
 
 def server_says(request: Request, status: int) -> Attempt:
     """Return an attempt that the server has answered itself."""
-    return replace(lost(request), end=None, answer=Answer(status, {}, b"Bad", is_last=True))
+    answer = Answer(status, {}, b"Bad", is_last=True)
+    return replace(lost(request), end=None, answer=answer)
 
 
 @pytest.mark.parametrize("request_", [GET, POST])
@@ -175,6 +177,34 @@ def test_request_that_was_killed_with_two_workers_may_be_refused() -> None:
     assert judge(attempt, ANYBODYS, history(7, 9, killed=(7, 8))).outcome is Outcome.LOST
     assert judge(server_says(GET, 503), ANYBODYS, history()).outcome is Outcome.LOST
     assert judge(server_says(GET, 400), ANYBODYS, history()).outcome is Outcome.MISMATCH
+
+
+def test_request_may_be_deferred_after_a_kill() -> None:
+    """Only one that no app has seen, and the server says so."""
+    attempt = replace(server_says(POST, 503), answer=Answer(503, LATER, b"", is_last=True))
+    assert judge(attempt, ANYBODYS, history(killed=(7,))).outcome is Outcome.DEFERRED
+    assert judge(attempt, ANYBODYS, history(7, killed=(7,))).outcome is Outcome.LOST
+    assert judge(attempt, ANYBODYS, history()).outcome is Outcome.LOST
+    assert judge(server_says(POST, 503), ANYBODYS, history(killed=(7,))).outcome is Outcome.LOST
+
+
+def test_quarantine_serves_what_is_anybodys() -> None:
+    """It is there after a kill."""
+    attempt = answered(replace(GET, segments=("k1",)), slot=-1)
+    assert judge(attempt, SHARDED, history(7, killed=(8,))).outcome is Outcome.APART
+    assert judge(attempt, SHARDED, history(7)).outcome is Outcome.WRONG_WORKER
+
+
+def test_request_may_be_lost_behind_an_answer_that_its_worker_did_not_know_to_be_whole() -> None:
+    """A WSGI app says last that there is no more; who dies long after it has said so knew."""
+    wsgi = Configuration(interface="wsgi")
+    story = history(killed=(7,), at_s=0.92)
+    story.executions["before"] = [7]
+    attempt = replace(lost(POST), previous=Request(id="before"), previous_s=0.9)
+    assert judge(attempt, wsgi, story).outcome is Outcome.UNENDED
+    assert judge(attempt, ANYBODYS, story).outcome is Outcome.LOST
+    assert judge(replace(attempt, previous_s=0.8), wsgi, story).outcome is Outcome.LOST
+    assert judge(replace(attempt, previous=None), wsgi, story).outcome is Outcome.LOST
 
 
 def test_request_belongs_to_the_owner_of_its_key() -> None:
