@@ -21,7 +21,7 @@ from sdcluster.worker.exit import Exit
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
 from sdcluster.worker.quarantine import Signatures
-from sdcluster.worker.replay import Fate, Policy, fate, request_line
+from sdcluster.worker.replay import Fate, Policy, fate, fitting, request_line
 
 MAX_HELD_BYTES = 64 * 1024
 """What is held back of a response."""
@@ -305,14 +305,14 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._refusal == _BUSY:
             line = request_line(unanswered)
             logger.warning("too many requests as %r wait in the quarantine: answered 503", line)
-            self.write(_UNAVAILABLE)
+            self.write(fitting(_UNAVAILABLE, unanswered))
         else:
             logger.error(
                 "%d workers have died with the request %r: it is answered 502",
                 self.deaths,
                 request_line(unanswered),
             )
-            self.write(_BAD_GATEWAY)
+            self.write(fitting(_BAD_GATEWAY, unanswered))
         self.close()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -46,6 +46,14 @@ def fate(unanswered: bytes, *, crashes: int, deaths: int, policy: Policy) -> Fat
     return Fate.SERVED if may and policy == "idempotent" else Fate.CLOSED
 
 
+def fitting(response: bytes, unanswered: bytes) -> bytes:
+    """Return a response as it fits a request: that to HEAD is its head alone, RFC 9110, 9.3.2."""
+    if not unanswered.lstrip(b"\r\n").startswith(b"HEAD "):
+        return response
+    head, end, _ = response.partition(b"\r\n\r\n")
+    return head + end
+
+
 def request_line(unanswered: bytes) -> str:
     """Return the first line of a request, fit for a log."""
     line = unanswered.lstrip(b"\r\n").partition(b"\r\n")[0].decode("latin-1")

@@ -88,6 +88,12 @@ def test_request_of_death_is_answered_502(start: Start, tmp_path: Path, engine: 
     assert instance.status()["restarts"] == 2
 
 
+def test_refusal_of_head_has_no_body(start: Start) -> None:
+    """The client would take it for the answer to its next request: RFC 9110, 9.3.2."""
+    instance = start(APP, config=CONFIG)
+    assert ask(instance, request("HEAD", "dies")) == ("HTTP/1.1 502 Bad Gateway", b"")
+
+
 @pytest.mark.parametrize("replay", ["idempotent", "all", "never"])
 @pytest.mark.parametrize("kind", ["GET", "POST", "POST with a key"])
 def test_config_says_what_may_be_served_twice(

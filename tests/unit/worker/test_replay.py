@@ -2,7 +2,15 @@
 
 import pytest
 
-from sdcluster.worker.replay import MAX_CRASHES, MAX_DEATHS, Fate, Policy, fate, request_line
+from sdcluster.worker.replay import (
+    MAX_CRASHES,
+    MAX_DEATHS,
+    Fate,
+    Policy,
+    fate,
+    fitting,
+    request_line,
+)
 
 
 def request(method: str, *headers: str) -> bytes:
@@ -61,3 +69,16 @@ def test_request_is_named_by_its_first_line() -> None:
     assert request_line(b"\r\nGET /a HTTP/1.1\r\nHost: b\r\n\r\n") == "GET /a HTTP/1.1"
     assert request_line(b"GET /\x1b[31m\xff\0") == "GET /?[31m\xff?"
     assert len(request_line(b"x" * 10_000)) == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", b"HTTP/1.1 502 Bad\r\na: b\r\n\r\n"),
+        (b"\r\nHEAD / HTTP/1.1\r\n\r\n", b"HTTP/1.1 502 Bad\r\na: b\r\n\r\n"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 502 Bad\r\na: b\r\n\r\nBad"),
+    ],
+)
+def test_response_to_head_has_no_body(request_: bytes, response: bytes) -> None:
+    """Whatever else it says."""
+    assert fitting(b"HTTP/1.1 502 Bad\r\na: b\r\n\r\nBad", request_) == response
