@@ -25,6 +25,8 @@ class Answer:
     body: bytes
     is_last: bool
     """Whether the server has said that it closes the connection."""
+    is_delimited: bool = True
+    """Whether it says where its end is; else that is where the connection ends."""
 
 
 class _At(Enum):
@@ -82,8 +84,14 @@ class AnswerReader:
         """Return the response, when all of it is there."""
         assert self._at is _At.DONE
         tokens = self._headers.get("connection", "").lower().split(",")
-        is_last = "close" in (token.strip() for token in tokens) or self._left < 0
-        return Answer(self._status, self._headers, b"".join(self._body), is_last or self._is_old)
+        is_delimited = self._left >= 0
+        return Answer(
+            self._status,
+            self._headers,
+            b"".join(self._body),
+            is_last="close" in map(str.strip, tokens) or self._is_old or not is_delimited,
+            is_delimited=is_delimited,
+        )
 
     def part(self) -> Answer | None:
         """Return what is there of the response; None when its head is not there whole."""

@@ -10,8 +10,8 @@ from fuzz.exchange import Kind, Request
 from fuzz.history import History
 from fuzz.plan import KEPT_BYTES
 
-NEARLY_S = 0.05
-"""From the last byte of a WSGI app's answer until the worker knows that it was the last."""
+NEARLY_S = 0.1
+"""From the last byte of an answer until the worker knows that it was the last, if that is later."""
 IDLE_S = 4.0
 """An idle connection may be closed by the server after 5 seconds; the machine may be slow."""
 
@@ -126,6 +126,9 @@ def _answered(attempt: Attempt, answer: Answer, config: Configuration, history: 
     if not told:
         return _answered_by_server(attempt, answer, history)
     is_whole = attempt.end is None
+    if not answer.is_delimited and history.is_killed(told["pid"]):
+        # Where the connection ends the answer does, whatever the reason: RFC 9112, 6.3.
+        is_whole = answer.body == expected.body(request)
     wrong = expected.differences(request, answer, config, attempt.client, is_whole=is_whole)
     pids = history.pids(request.id)
     if told["pid"] not in pids:
@@ -136,7 +139,9 @@ def _answered(attempt: Attempt, answer: Answer, config: Configuration, history: 
         return Verdict(Outcome.APART if is_whole else Outcome.LEFT)
     if stray := _stray(attempt, answer, told["slot"], config, history):
         return Verdict(Outcome.WRONG_WORKER, stray)
-    return Verdict(Outcome.ANSWERED if is_whole else Outcome.LEFT)
+    if is_whole:
+        return Verdict(Outcome.ANSWERED)
+    return Verdict(Outcome.LEFT if attempt.end is End.LEFT else Outcome.CUT)
 
 
 def _stray(
@@ -202,8 +207,9 @@ def _excuse(attempt: Attempt, config: Configuration, history: History) -> Outcom
     if not deaths or not all(map(history.is_killed, pids)):
         return Outcome.LOST
     if attempt.received:
-        # A short answer is sent whole, or not at all.
-        return Outcome.LOST if request.shape.is_short else Outcome.CUT
+        # A short answer is sent whole, or not at all; that of a WSGI app is its head, and then it.
+        is_cut = config.interface == "wsgi" or not request.shape.is_short
+        return Outcome.CUT if is_cut else Outcome.LOST
     if not request.may_be_repeated:
         return Outcome.NOT_REPEATED if pids else Outcome.NEVER_BEGUN
     if attempt.sent > KEPT_BYTES:
@@ -214,13 +220,16 @@ def _excuse(attempt: Attempt, config: Configuration, history: History) -> Outcom
 def _is_unended(attempt: Attempt, config: Configuration, history: History) -> bool:
     """Tell whether the worker may not have known that the answer before was all there.
 
-    The client knows by its length. The worker does when the app says that there is no more, and
-    that a WSGI app says last of all.
+    The client knows by its length. The worker does when the app says that there is no more: that a
+    WSGI app says last of all, and any app after the body of an answer to HEAD, which is not sent.
     """
     previous = attempt.previous
-    if config.interface != "wsgi" or previous is None or previous.shape.kind is Kind.CHUNKED:
+    if previous is None:
+        return False
+    shape, until_s = previous.shape, attempt.previous_s + NEARLY_S
+    if previous.method == "HEAD":
+        until_s += shape.count * shape.pause_ms / 1000
+    elif config.interface != "wsgi" or shape.kind is Kind.CHUNKED:
         return False
     pids = history.pids(previous.id)
-    return any(
-        kill.pid in pids and kill.began_s <= attempt.previous_s + NEARLY_S for kill in history.kills
-    )
+    return any(kill.pid in pids and kill.began_s <= until_s for kill in history.kills)

@@ -84,7 +84,9 @@ def test_part_without_a_whole_head_is_nothing() -> None:
 )
 def test_response_says_whether_it_is_the_last(data: bytes, is_last: bool) -> None:
     """By a header, or by its end being that of the connection."""
-    assert read(data).is_last is is_last
+    answer = read(data)
+    assert answer.is_last is is_last
+    assert answer.is_delimited is (data is not UNTIL_END)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_long_answer_may_be_cut_by_a_kill() -> None:
     assert judge(lost(LONG, received=9), ANYBODYS, story).outcome is Outcome.CUT
     assert judge(lost(GET, received=9), ANYBODYS, story).outcome is Outcome.LOST
     assert judge(lost(LONG, received=9), ANYBODYS, history(7)).outcome is Outcome.LOST
+    wsgi = Configuration(interface="wsgi")
+    assert judge(lost(GET, received=9), wsgi, story).outcome is Outcome.CUT
 
 
 @pytest.mark.parametrize(
@@ -205,6 +207,23 @@ def test_request_may_be_lost_behind_an_answer_that_its_worker_did_not_know_to_be
     assert judge(attempt, ANYBODYS, story).outcome is Outcome.LOST
     assert judge(replace(attempt, previous_s=0.8), wsgi, story).outcome is Outcome.LOST
     assert judge(replace(attempt, previous=None), wsgi, story).outcome is Outcome.LOST
+    head = Request(id="before", method="HEAD", shape=Shape(count=3, pause_ms=40))
+    attempt = replace(attempt, previous=head)
+    assert judge(attempt, ANYBODYS, story).outcome is Outcome.UNENDED
+    assert judge(replace(attempt, previous_s=0.71), ANYBODYS, story).outcome is Outcome.UNENDED
+    assert judge(replace(attempt, previous_s=0.69), ANYBODYS, story).outcome is Outcome.LOST
+
+
+def test_answer_whose_end_is_that_of_the_connection_may_be_cut_by_a_kill() -> None:
+    """Nobody can tell; when nobody was killed it has to be all."""
+    attempt = answered(LONG)
+    assert attempt.answer is not None
+    whole = replace(attempt.answer, is_delimited=False)
+    part = replace(attempt, answer=replace(whole, body=whole.body[:9]))
+    assert judge(part, ANYBODYS, history(7, killed=(7,))).outcome is Outcome.CUT
+    assert judge(part, ANYBODYS, history(7)).outcome is Outcome.MISMATCH
+    whole_attempt = replace(attempt, answer=whole)
+    assert judge(whole_attempt, ANYBODYS, history(7, killed=(7,))).outcome is Outcome.ANSWERED
 
 
 def test_request_belongs_to_the_owner_of_its_key() -> None:
