@@ -61,11 +61,13 @@ class Moves:
         is_routed: bool,
         signatures: Signatures,
         is_quarantine: bool = False,
+        begins_late: bool = False,
         on_closed: Callable[[], None],
     ) -> None:
         """`on_closed` is called when a connection is gone; `replay` is for what a dead one had.
 
         With `is_quarantine` each comes for one request, and goes when that is answered.
+        With `begins_late` a request is begun when it is told to `work`, and not when it is given.
         `proxies` are the peers that are to say who the client is; None when nobody is. With
         `is_routed` no more is read of a request than can be handed over, before it is to `stay`.
         """
@@ -76,6 +78,7 @@ class Moves:
         self.is_routed = is_routed
         self.on_closed = on_closed
         self.signatures = signatures
+        self.begins_late = begins_late
         self.is_quarantine = is_quarantine
         self.is_draining = is_quarantine
         """Whether all are to go to other workers, as soon as they are free."""
@@ -570,8 +573,14 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 return self._set_apart(signature, send)
             # In this order: the signature has to be that of the request that is begun.
             self._words[self._signature_at] = signature
-            self._words[self._begun_at] = self._read + 1
+            if not self._moves.begins_late:
+                self._words[self._begun_at] = self._read + 1
         return self._app(scope, receive, send)
+
+    def work(self) -> None:
+        """Note that the app is at work on the request, where that is later than `begin`."""
+        if not self._is_gone:
+            self._words[self._begun_at] = self._read + 1
 
     async def _set_apart(self, signature: int, send: Any) -> None:
         """Have a request served in the quarantine; one that cannot go there is refused."""

@@ -22,6 +22,7 @@ from sdcluster.worker import agent, command, engine, loader, logs, routing, scri
 from sdcluster.worker.intake import tell
 from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember
+from sdcluster.worker.turns import Pool, Turns
 
 EXIT_APP = 1
 """The exit status of a worker whose app does not start."""
@@ -147,6 +148,8 @@ def _serve(
         logs.promote()
     if interface == "wsgi":
         app = engine.wsgi_middleware()(app, workers=prepare.threads)
+        app.executor = Pool(prepare.threads, thread_name_prefix="WSGI")
+        app = Turns(app, threads=prepare.threads)
     key: routing.KeyFunction | None = None
     if prepare.shard_function:
         key = loader.load_function(prepare.shard_function, "shard")
@@ -172,6 +175,7 @@ def _serve(
         ledger=safety.ledger(),
         keeper=safety.keeper,
         is_quarantine=is_quarantine,
+        begins_late=interface == "wsgi",
         on_loop=join,
         flush=member.flush,
     )

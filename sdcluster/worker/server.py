@@ -40,6 +40,7 @@ def serve(
     ledger: Ledger,
     keeper: Keeper | None,
     is_quarantine: bool,
+    begins_late: bool,
     on_loop: Callable[[asyncio.AbstractEventLoop], None],
     flush: Callable[[], Awaitable[None]],
 ) -> None:
@@ -51,7 +52,15 @@ def serve(
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         on_loop(runner.get_loop())
         server = _Server(
-            app, prepare, control, listeners, board, ledger, keeper, is_quarantine=is_quarantine
+            app,
+            prepare,
+            control,
+            listeners,
+            board,
+            ledger,
+            keeper,
+            is_quarantine=is_quarantine,
+            begins_late=begins_late,
         )
         runner.run(server.run(flush))
 
@@ -68,9 +77,11 @@ class _Server:
         keeper: Keeper | None,
         *,
         is_quarantine: bool,
+        begins_late: bool,
     ) -> None:
         self._app = app
         self._is_quarantine = is_quarantine
+        self._begins_late = begins_late
         self._ledger = ledger
         self._keeper = keeper
         self._prepare = prepare
@@ -100,6 +111,7 @@ class _Server:
             replay=replay,
             signatures=Signatures(self._board, replay=replay),
             is_quarantine=self._is_quarantine,
+            begins_late=self._begins_late,
             is_routed=isinstance(self._app, Router),
             proxies=Trust(self._prepare.proxies) if self._prepare.proxies else None,
             on_closed=lambda: intake.closed(),

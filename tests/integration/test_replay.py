@@ -1,6 +1,8 @@
 """What becomes of a request whose worker dies before it has begun to answer."""
 
 import signal
+import socket
+from contextlib import ExitStack
 from functools import partial
 from os import kill
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from conftest import Start
 from instance import Instance, wait_until
 from processes import stop
-from web import dial
+from web import dial, is_read
 
 CONFIG = 'app = "app:app"\nworkers = 2\n'
 APP = """
@@ -52,11 +54,17 @@ def ask(instance: Instance, data: bytes) -> tuple[str, bytes]:
     """Send a request; return the status and the body, or two times nothing at an end without."""
     with dial(instance.address) as client:
         client.sendall(data)
-        received = b""
-        while more := client.recv(65536):
-            received += more
+        received = all_of(client)
     head, _, body = received.partition(b"\r\n\r\n")
     return head.partition(b"\r\n")[0].decode(), body
+
+
+def all_of(client: socket.socket) -> bytes:
+    """Return what comes until the connection ends."""
+    received = b""
+    while more := client.recv(65536):
+        received += more
+    return received
 
 
 def seen(tmp_path: Path, path: str) -> int:
@@ -160,6 +168,43 @@ def test_request_that_the_app_has_not_seen_is_served_whatever_dies(
         assert client.recv(65536).startswith(b"HTTP/1.1 502 ")
     for client in clients:
         client.close()
+    assert seen(tmp_path, "none") == count
+
+
+WSGI = """
+import os
+import time
+from pathlib import Path
+
+def app(environ, start_response):
+    name = environ["PATH_INFO"].strip("/") or "none"
+    with Path(name).open("a") as file:
+        print(os.getpid(), file=file)
+    if name == "hangs":
+        time.sleep(60)
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+"""Writes down who is given each request, by its path; one takes its thread."""
+
+
+def test_request_that_waits_for_a_thread_is_served_whatever_dies(
+    start: Start, tmp_path: Path, engine: str
+) -> None:
+    """A WSGI app has not been given it: so it goes to another worker, and once."""
+    count = 6
+    instance = start(WSGI, config=CONFIG.replace("2", "1") + "threads = 1\n")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(dial(instance.address)) for _ in range(1 + count)]
+        clients[0].sendall(request("GET", "hangs"))
+        wait_until(partial(_is_seen, tmp_path, "hangs", 1), "the only thread hangs")
+        for client in clients[1:]:
+            client.sendall(request("POST", "", body=b"all of it"))
+            wait_until(is_read(client), "the worker has read it")
+        kill(instance.worker_pids()[0], signal.SIGKILL)
+        for client in clients[1:]:
+            assert all_of(client).endswith(b"\r\n\r\nall of it"), engine
     assert seen(tmp_path, "none") == count
 
 
