@@ -44,11 +44,12 @@ class Pending:
                 sticky=sticky,
                 began_s=began_s,
                 ended_s=began_s,
-                sent=len(self._data) + len(self.waiting_body),
                 idle_s=began_s - idle_since_s,
                 together=len(step.requests),
             )
             self._attempts.append(attempt)
+        sent = len(self._data) + len(self.waiting_body)
+        self._attempts = [replace(attempt, sent=sent) for attempt in self._attempts]
 
     def pieces(self) -> Iterator[tuple[bytes, float]]:
         """Yield what is sent at once, and how many seconds to pause after it."""

@@ -78,7 +78,7 @@ class Attempt:
     received: int = 0
     """Bytes that have come of the answer."""
     sent: int = 0
-    """Bytes of the request, with those of requests before it that are in the same step."""
+    """Bytes of the request, and of the others that were sent in one go with it."""
     is_behind: bool = False
     """Whether one before it on the connection has ended it."""
     idle_s: float = 0.0
