@@ -43,7 +43,8 @@ def main() -> int:
         results.append(result)
     for text in (*report.details(results, given.seed), "", *report.summary(results, given.seed)):
         print(text)
-    return 0 if results and all(map(report.is_good, results)) else 1
+    is_good = all(map(report.is_good, results)) and report.is_available(results)
+    return 0 if results and is_good else 1
 
 
 def played(given: argparse.Namespace) -> Iterator[Result]:

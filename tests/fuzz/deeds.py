@@ -2,18 +2,19 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from instance import Instance
 
 from fuzz.configurations import WORKERS
 from fuzz.crowd import Crowd
-from fuzz.history import Kill, Scaled
+from fuzz.history import Absence, Kill, Scaled
 from fuzz.plan import Deed, Fault
 from sdcluster.client import Master
 from sdcluster.errors import ControlError
@@ -33,6 +34,7 @@ class Deeds:
         self._crowd = crowd
         self._history = crowd.history
         self._slots = WORKERS
+        self._slot_of: dict[int, int] = {}
         self.done: Counter[Deed] = Counter()
         self.told: list[str] = []
         """What was done when, in seconds since the beginning."""
@@ -59,13 +61,14 @@ class Deeds:
                 await self._kill_keeper(fault)
             case Deed.KILL_MOLD:
                 for pid in self._instance.mold_pids():
+                    # No kill of the history's: nothing may be lost by it.
                     self._tell(fault, f"pid {pid}")
-                    await self._kill([pid])
+                    _send(pid, signal.SIGKILL)
             case Deed.END:
                 if pids := await self._kept_workers():
                     pid = _choose([*pids], fault)
                     self._tell(fault, f"pid {pid}")
-                    os.kill(pid, signal.SIGTERM)
+                    _send(pid, signal.SIGTERM)
             case Deed.RELOAD:
                 self._tell(fault, "begins")
                 await self._call("Reload")
@@ -88,8 +91,7 @@ class Deeds:
         if any(pids.values()):
             worker = _choose([*pids], fault)
             self._tell(fault, f"pid {pids[worker]}, of worker {worker}")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pids[worker], signal.SIGKILL)
+            _send(pids[worker], signal.SIGKILL)
             await self._wait_end(worker)
 
     async def _scale(self, fault: Fault) -> None:
@@ -97,6 +99,8 @@ class Deeds:
         self._tell(fault, f"to {slots}")
         scaled = Scaled(slots, time.monotonic())
         self._history.scaled.append(scaled)
+        new = range(self._slots, slots)
+        self._history.absences += [Absence(slot, scaled.began_s) for slot in new]
         await self._call("Scale", workers=slots)
         await asyncio.sleep(SETTLE_S)
         scaled.ended_s = time.monotonic()
@@ -107,8 +111,8 @@ class Deeds:
 
         When none has, as there is no recovery, it is all workers.
         """
-        pids = await asyncio.to_thread(self._instance.worker_pids)
         found = {}
+        pids = [*await self._serving()]
         for pid in pids:
             with contextlib.suppress(OSError):
                 for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -116,12 +120,25 @@ class Deeds:
                         found[pid] = int(child)
         return found or dict.fromkeys(pids, 0)
 
+    async def _serving(self) -> dict[int, int]:
+        """Return the slots of the workers that serve, by their pids; these are there again."""
+        now = time.monotonic()
+        status = await asyncio.to_thread(self._instance.status)
+        workers = {one["pid"]: one["slot"] for one in status["workers"] if is_serving(one)}
+        self._slot_of |= workers
+        there = {slot for pid, slot in workers.items() if not self._history.is_killed(pid)}
+        for absence in self._history.absences:
+            if absence.slot in there and absence.ended_s == math.inf and absence.began_s < now:
+                absence.ended_s = time.monotonic()
+        return workers
+
     async def _kill(self, pids: list[int]) -> None:
         kills = [Kill(pid, time.monotonic()) for pid in pids]
         self._history.kills += kills
+        slots = {self._slot_of[pid] for pid in pids if pid in self._slot_of}
+        self._history.absences += [Absence(slot, kills[0].began_s) for slot in slots]
         for kill in kills:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(kill.pid, signal.SIGKILL)
+            _send(kill.pid, signal.SIGKILL)
         for kill in kills:
             await self._wait_end(kill.pid)
             kill.ended_s = time.monotonic()
@@ -154,6 +171,17 @@ class Deeds:
         self.done[fault.deed] += 1
         at_s = time.monotonic() - self._crowd.began_s
         self.told.append(f"{at_s:.3f} s: {fault.deed}, {what}")
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def is_serving(worker: Mapping[str, object]) -> bool:
+    """Tell whether a worker of a status serves, and has a slot: the quarantine's have none."""
+    slot = worker["slot"]
+    return worker["state"] == "serving" and isinstance(slot, int) and slot >= 0
 
 
 def _choose(some: list[int], fault: Fault) -> int:

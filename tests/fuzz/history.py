@@ -23,12 +23,22 @@ class Scaled:
 
 
 @dataclass(slots=True)
+class Absence:
+    """A slot that may have no worker between these times."""
+
+    slot: int
+    began_s: float
+    ended_s: float = math.inf
+
+
+@dataclass(slots=True)
 class History:
     """All that a verdict needs to know beside the request and its answer."""
 
     kills: list[Kill] = field(default_factory=list)
     scaled: list[Scaled] = field(default_factory=list)
     """In order; the first is the number at the start."""
+    absences: list[Absence] = field(default_factory=list)
     executions: dict[str, list[int]] = field(default_factory=dict)
     """By the id of a request: the pid of the worker, each time."""
     _rest: str = ""
@@ -47,6 +57,13 @@ class History:
     def deaths(self, began_s: float, ended_s: float) -> int:
         """Return how many workers died between these times."""
         return sum(one.began_s <= ended_s and one.ended_s >= began_s for one in self.kills)
+
+    def is_absent(self, slot: int, began_s: float, ended_s: float) -> bool:
+        """Tell whether a slot may have had no worker between these times."""
+        return any(
+            one.slot == slot and one.began_s <= ended_s and one.ended_s >= began_s
+            for one in self.absences
+        )
 
     def is_killed(self, pid: int) -> bool:
         """Tell whether a process was killed."""

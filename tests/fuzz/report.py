@@ -10,6 +10,8 @@ from fuzz.cover import all_pairs, of_first, pairs
 from fuzz.rounds import Result
 from fuzz.verdict import VIOLATIONS, Outcome
 
+MAX_DEFERRED = 0.05
+"""The most that may be answered 503, as a part of all requests."""
 MAX_SHOWN = 12
 """Rounds of which all is told that was wrong."""
 
@@ -17,6 +19,12 @@ MAX_SHOWN = 12
 def is_good(result: Result) -> bool:
     """Tell whether nothing was wrong in a round."""
     return not result.troubles and not any(result.outcomes[one] for one in VIOLATIONS)
+
+
+def is_available(results: Sequence[Result]) -> bool:
+    """Tell whether few requests were told to come again, of all rounds."""
+    outcomes = sum((result.outcomes for result in results), Counter[Outcome]())
+    return outcomes[Outcome.DEFERRED] <= MAX_DEFERRED * outcomes.total()
 
 
 def line(result: Result) -> str:

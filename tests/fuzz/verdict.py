@@ -12,6 +12,7 @@ from fuzz.plan import KEPT_BYTES
 
 NEARLY_S = 0.1
 """From the last byte of an answer until the worker knows that it was the last, if that is later."""
+ANYBODY = -1
 IDLE_S = 4.0
 """An idle connection may be closed by the server after 5 seconds; the machine may be slow."""
 
@@ -34,7 +35,8 @@ class Outcome(StrEnum):
     """Nobody counts its bytes. A worker does one thing at a time: so it is one request a kill."""
     BEHIND = "behind one that was lost so"
     REFUSED = "killed with two workers, answered 502"
-    DEFERRED = "of a kind that was killed, answered 503"
+    DEFERRED = "to come again, answered 503"
+    DISPLACED = "answered by another, its slot had no worker"
     UNENDED = "the answer before had not ended, to a worker that was killed"
     APART = "answered in the quarantine"
     IDLE = "after the keep-alive time"
@@ -124,7 +126,7 @@ def _answered(attempt: Attempt, answer: Answer, config: Configuration, history: 
     request = attempt.request
     told = expected.told_by(answer)
     if not told:
-        return _answered_by_server(attempt, answer, history)
+        return _answered_by_server(attempt, answer, config, history)
     is_whole = attempt.end is None
     if not answer.is_delimited and history.is_killed(told["pid"]):
         # Where the connection ends the answer does, whatever the reason: RFC 9112, 6.3.
@@ -137,34 +139,44 @@ def _answered(attempt: Attempt, answer: Answer, config: Configuration, history: 
         return Verdict(Outcome.MISMATCH, "; ".join(wrong))
     if told["slot"] < 0 and history.kills:
         return Verdict(Outcome.APART if is_whole else Outcome.LEFT)
-    if stray := _stray(attempt, answer, told["slot"], config, history):
-        return Verdict(Outcome.WRONG_WORKER, stray)
+    owners = _owners(attempt, config, history)
+    if stray := _stray(attempt, answer, told["slot"], owners, config):
+        times = attempt.began_s, attempt.ended_s
+        is_displaced = any(history.is_absent(one, *times) for one in owners)
+        return Verdict(Outcome.DISPLACED if is_displaced else Outcome.WRONG_WORKER, stray)
     if is_whole:
         return Verdict(Outcome.ANSWERED)
     return Verdict(Outcome.LEFT if attempt.end is End.LEFT else Outcome.CUT)
 
 
-def _stray(
-    attempt: Attempt, answer: Answer, slot: int, config: Configuration, history: History
-) -> str:
-    """Return what is wrong with who has answered."""
-    sticky = answer.headers.get("set-cookie", "").partition(";")[0].partition("=")[2]
-    allowed = {
+def _owners(attempt: Attempt, config: Configuration, history: History) -> set[int]:
+    """Return whose the request was while it was under way; `ANYBODY` when it is nobody's."""
+    owners = {
         expected.slot(attempt.request, config, attempt.client, attempt.sticky, slots)
         for slots in history.slots(attempt.began_s, attempt.ended_s)
     }
-    if None not in allowed and slot not in allowed:
-        return f"slot {slot}, not {' or '.join(str(one) for one in sorted(map(str, allowed)))}"
+    return {ANYBODY if one is None else one for one in owners}
+
+
+def _stray(
+    attempt: Attempt, answer: Answer, slot: int, owners: set[int], config: Configuration
+) -> str:
+    """Return what is wrong with who has answered."""
+    sticky = answer.headers.get("set-cookie", "").partition(";")[0].partition("=")[2]
+    if ANYBODY not in owners and slot not in owners:
+        return f"slot {slot}, not {' or '.join(map(str, sorted(owners)))}"
     if config.routing is not Routing.COOKIE:
         return f"a cookie {sticky!r} that nobody wants" if sticky else ""
-    if sticky and None not in allowed:
+    if sticky and ANYBODY not in owners:
         return f"the cookie {sticky!r} in place of {attempt.sticky!r}"
-    if None in allowed and len(allowed) == 1 and expected.slot_of_cookie(sticky) != slot:
+    if owners == {ANYBODY} and expected.slot_of_cookie(sticky) != slot:
         return f"slot {slot} has put in the cookie {sticky!r}"
     return ""
 
 
-def _answered_by_server(attempt: Attempt, answer: Answer, history: History) -> Verdict:
+def _answered_by_server(
+    attempt: Attempt, answer: Answer, config: Configuration, history: History
+) -> Verdict:
     """Judge an answer that is not the app's."""
     pids = history.pids(attempt.request.id)
     text = f"the server has answered {answer.status} {answer.body[:60]!r}; executed by {pids}"
@@ -172,7 +184,8 @@ def _answered_by_server(attempt: Attempt, answer: Answer, history: History) -> V
     if answer.status == 502 and deaths >= 2 and all(map(history.is_killed, pids)):
         # Also with no execution written down: what calls the app may be at work on it.
         return Verdict(Outcome.REFUSED, text)
-    if answer.status == 503 and "retry-after" in answer.headers and history.kills and not pids:
+    may_defer = config.is_routed or bool(history.kills)
+    if answer.status == 503 and "retry-after" in answer.headers and may_defer and not pids:
         return Verdict(Outcome.DEFERRED, text)
     return Verdict(Outcome.LOST if answer.status in (502, 503) else Outcome.MISMATCH, text)
 

@@ -8,7 +8,7 @@ from fuzz import expected
 from fuzz.answers import Answer
 from fuzz.configurations import Configuration, Routing
 from fuzz.exchange import Kind, Request, Shape
-from fuzz.history import History, Kill, Scaled
+from fuzz.history import Absence, History, Kill, Scaled
 from fuzz.plan import KEPT_BYTES
 from fuzz.verdict import Attempt, End, Outcome, judge
 
@@ -188,6 +188,28 @@ def test_request_may_be_deferred_after_a_kill() -> None:
     assert judge(attempt, ANYBODYS, history(7, killed=(7,))).outcome is Outcome.LOST
     assert judge(attempt, ANYBODYS, history()).outcome is Outcome.LOST
     assert judge(server_says(POST, 503), ANYBODYS, history(killed=(7,))).outcome is Outcome.LOST
+
+
+def test_request_that_cannot_go_where_it_belongs_may_be_deferred() -> None:
+    """Only where it belongs to somebody."""
+    attempt = replace(server_says(POST, 503), answer=Answer(503, LATER, b"", is_last=True))
+    assert judge(attempt, SHARDED, history()).outcome is Outcome.DEFERRED
+    assert judge(attempt, SHARDED, history(7)).outcome is Outcome.LOST
+
+
+def test_another_worker_may_answer_while_a_slot_has_none() -> None:
+    """At that time, and for that slot."""
+    owner = expected.owner("k1", 3)
+    attempt = answered(replace(GET, segments=("k1",)), slot=(owner + 1) % 3)
+    story = history(7)
+    for absence, outcome in (
+        (Absence(owner, 1.5), Outcome.DISPLACED),
+        (Absence(owner, 0.5, 0.9), Outcome.WRONG_WORKER),
+        (Absence(owner, 2.5), Outcome.WRONG_WORKER),
+        (Absence((owner + 1) % 3, 1.5), Outcome.WRONG_WORKER),
+    ):
+        story.absences = [absence]
+        assert judge(attempt, SHARDED, story).outcome is outcome
 
 
 def test_quarantine_serves_what_is_anybodys() -> None:
