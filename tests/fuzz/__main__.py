@@ -32,9 +32,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", default=secrets.token_hex(4))
     parser.add_argument("--round", type=int, help="play this one alone")
-    parser.add_argument("--round-s", type=float, default=2.0, help="how long clients send in each")
-    parser.add_argument("--lanes", type=int, default=2, help="rounds that are played at a time")
-    parser.add_argument("--clients", type=int, default=32, help="of each round")
+    parser.add_argument("--round-s", type=float, default=1.5, help="how long clients send in each")
+    parser.add_argument("--lanes", type=int, default=3, help="rounds that are played at a time")
+    parser.add_argument("--clients", type=int, default=22, help="of each round")
     given = parser.parse_args()
     print(f"seed {given.seed}, rounds of {given.round_s:g} s", flush=True)
     results = []
