@@ -20,6 +20,7 @@ from sdcluster.client import Master
 from sdcluster.errors import ControlError
 
 DEADLINE_S = 10.0
+LOOK_S = 0.05
 SETTLE_S = 0.05
 """From the reply to a call until all workers have seen what it has changed."""
 SLOTS = (2, 3, 4)
@@ -42,14 +43,24 @@ class Deeds:
 
     async def run(self, plan: Iterator[Fault]) -> None:
         """Do all of it, until the time is over."""
+        watching = asyncio.create_task(self._watch())
         for fault in plan:
             await asyncio.sleep(fault.pause_s)
             if self._crowd.is_over:
-                return
+                break
             try:
                 await self._do(fault)
             except (ControlError, OSError) as error:
                 self.problems.append(f"{fault.deed}: {error!r}")
+        watching.cancel()
+
+    async def _watch(self) -> None:
+        """See soon when a slot has a worker again."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if any(one.ended_s == math.inf for one in self._history.absences):
+                with contextlib.suppress(ControlError, OSError):
+                    await self._serving()
 
     async def _do(self, fault: Fault) -> None:
         match fault.deed:
