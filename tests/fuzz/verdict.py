@@ -225,9 +225,18 @@ def _excuse(attempt: Attempt, config: Configuration, history: History) -> Outcom
         return Outcome.CUT if is_cut else Outcome.LOST
     if not request.may_be_repeated:
         return Outcome.NOT_REPEATED if pids else Outcome.NEVER_BEGUN
-    if attempt.sent > KEPT_BYTES:
+    if attempt.sent > KEPT_BYTES or _is_behind_long(attempt, config):
         return Outcome.TOO_LONG
     return Outcome.UNCOUNTED if config.family == "unix" else Outcome.LOST
+
+
+def _is_behind_long(attempt: Attempt, config: Configuration) -> bool:
+    """Tell whether the worker may have read the request behind one that it did not keep.
+
+    That is so when the client had all of the answer before the worker knew it to be all.
+    """
+    previous = attempt.previous
+    return config.interface == "wsgi" and previous is not None and previous.size > KEPT_BYTES
 
 
 def _is_unended(attempt: Attempt, config: Configuration, history: History) -> bool:

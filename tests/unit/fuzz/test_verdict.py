@@ -122,6 +122,17 @@ def test_what_may_be_repeated_is_never_lost(request_: Request) -> None:
         assert judge(attempt, ANYBODYS, story).outcome is Outcome.TOO_LONG
 
 
+def test_request_behind_a_long_one_of_a_wsgi_app_may_be_lost_with_its_worker() -> None:
+    """The client has the answer before the worker knows that it has ended."""
+    wsgi, story = Configuration(interface="wsgi"), history(7, killed=(7,))
+    long = Request(id="before", method="PUT", size=KEPT_BYTES + 1)
+    attempt = replace(lost(GET), previous=long)
+    assert judge(attempt, wsgi, story).outcome is Outcome.TOO_LONG
+    assert judge(attempt, ANYBODYS, story).outcome is Outcome.LOST
+    short = replace(long, size=KEPT_BYTES)
+    assert judge(replace(attempt, previous=short), wsgi, story).outcome is Outcome.LOST
+
+
 def test_kill_may_leave_it_open_what_a_unix_socket_has_given() -> None:
     """The kernel counts elsewhere, and without a kill nothing is lost there either."""
     unix = Configuration(family="unix")
