@@ -19,6 +19,7 @@ Whether a failure ends the start depends on who waits for it, its *origin*:
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import assert_never
 
 FIRST_WAIT_S = 1.0
 GROWTH = 1.5
@@ -91,6 +92,8 @@ class Start:
                 return not waiting_may_mend or now >= self._patience_ends
             case Origin.AUTOMATIC:
                 return False
+            case _:
+                assert_never(self.origin)
 
     def time_passed(self, now: float) -> State:
         """Begin the next try if it is due, and return what the start is at then."""
