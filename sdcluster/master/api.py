@@ -159,7 +159,7 @@ class Api(Service):
 
     def _reload(self, client: Client, call: varlink.Call) -> None:
         if self._cluster.supervisor.phase in (Phase.STOPPING, Phase.STOPPED):
-            client.send(varlink.Reply(error=f"{varlink.INTERFACE}.Stopping"))
+            client.send(self._no_reload())
             return
         waiting = [one for one, _ in (*self._current, *self._next) if one.is_busy]
         if sum(one.uid == client.uid for one in waiting) >= MAX_WAITING_CLIENTS:
@@ -209,7 +209,15 @@ class Api(Service):
         """Tell those whose reload will not come."""
         waiting, self._next = self._next, []
         for client, _ in waiting:
-            client.send(varlink.Reply(error=f"{varlink.INTERFACE}.Stopping"))
+            client.send(self._no_reload())
+
+    def _no_reload(self) -> varlink.Reply:
+        """Return why there is none: the cluster stops, or has not started at all."""
+        failure = self._cluster.supervisor.failure
+        if failure:
+            error = f"{varlink.INTERFACE}.NotStarted"
+            return varlink.Reply({"reason": f"cannot start: {failure}"}, error=error)
+        return varlink.Reply(error=f"{varlink.INTERFACE}.Stopping")
 
     def _tell(self, event: str, message: str, done: int, generation: int) -> None:
         step = self._step(event, message, done, generation)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdcluster.address import Address, Family, same_as_socket, too_long
+from sdcluster.descriptors import close_all
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError, reason_of
 
 RESTART = "run 'systemctl daemon-reload', then restart the socket unit and the service"
@@ -45,7 +46,7 @@ class Listener:
 def adopt(
     passed: Sequence[tuple[int, str]], configured: Sequence[Address], *, datagrams: bool = False
 ) -> list[Listener]:
-    """Take the sockets that systemd passed, as (descriptor, name).
+    """Take the sockets that systemd passed, as (descriptor, name); closes them all when it raises.
 
     Raises `ConfigError` when `configured` names addresses and they are not those, and unless
     `datagrams` are wanted for sockets that receive such (ListenDatagram=, systemd.socket(5)).
@@ -58,6 +59,7 @@ def adopt(
     except ConfigError:
         for listener in listeners:
             listener.close()
+        close_all([fd for fd, _ in passed[len(listeners) :]])
         raise
     return listeners
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HELLO, Launch
+from control import INTERFACE, Client
 from instance import Instance, sdcluster, wait_until
 from processes import descriptors
 from web import fetch
@@ -190,23 +191,43 @@ def test_other_signals_do_not_end_the_wait(
 
 
 def test_who_asks_meanwhile_is_told(launch: Launch, tmp_path: Path, manager: Manager) -> None:
-    """`status` shows the reason; `reload` and `scale` fail with it, and `reload` brings a try."""
+    """`status` shows the reason; `reload` and `scale` fail with it."""
     configure(tmp_path, LATE + HELLO)
     instance = starting(launch)
     manager.wait_told("4 tries have")
     reason = "ConnectionError: the database does not answer"
-    status = instance.status()
-    assert status["state"] == "waiting"
+    status = instance.wait_status(lambda status: status["state"] == "waiting")
     assert reason in status["status"]
     shown = sdcluster("status", "shop")
     assert shown.returncode == 0 and reason in shown.stdout
-    scale = sdcluster("scale", "shop", "3")
-    assert scale.returncode == EX_UNAVAILABLE and reason in scale.stderr
-    (tmp_path / "database").touch()
+    instance.wait_status(lambda status: status["state"] == "waiting")
+    with Client(instance) as client:
+        answer = client.call("Scale", workers=3)
+    assert answer["error"] == f"{INTERFACE}.NotStarted"
+    assert reason in answer["parameters"]["reason"]
     reload = sdcluster("reload", "shop")
     assert reload.returncode == EX_UNAVAILABLE and reason in reload.stderr
+    (tmp_path / "database").touch()
     manager.wait_told("READY=1")
     instance.wait_status(lambda status: status["ready"] == 2)
+
+
+def test_who_asks_for_a_reload_during_a_try_is_told_why_it_failed(
+    launch: Launch, tmp_path: Path, manager: Manager
+) -> None:
+    """It would come after the start; as there is none, the reason is that of the start."""
+    waits = "import os, time\nwhile not os.path.exists('asked'): time.sleep(0.01)\n"
+    configure(tmp_path, waits + LATE + HELLO)
+    instance = starting(launch)
+    instance.wait_log("starting 2 workers")
+    with Client(instance) as client:
+        client.ask("Reload")
+        assert instance.status()["state"] == "starting"  # Read after the call above.
+        (tmp_path / "asked").touch()
+        answer = client.answer()
+    assert answer["error"] == f"{INTERFACE}.NotStarted"
+    assert "ConnectionError: the database does not answer" in answer["parameters"]["reason"]
+    manager.wait_told("1 try has")
 
 
 def test_tries_leave_nothing_behind(launch: Launch, tmp_path: Path, manager: Manager) -> None:

@@ -190,13 +190,23 @@ def test_descriptor_that_is_no_listening_stream_socket_is_refused(opened: ExitSt
     """The socket unit is wrong, and the message says which descriptor."""
     reader, writer = os.pipe()
     opened.callback(os.close, writer)
-    opened.callback(os.close, reader)
     with pytest.raises(ConfigError, match=rf"descriptor {reader} \(http\) is not a socket"):
         adopt([(reader, "http")], [])
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         sock = socket.socket(socket.AF_INET, kind)
         with pytest.raises(ConfigError, match="is not a listening stream socket"):
             adopt([(sock.detach(), "http")], [])
+
+
+def test_refused_descriptors_are_closed(passed: tuple[int, str]) -> None:
+    """All of them, those after the wrong one as well: a start may be tried a thousand times."""
+    reader, writer = os.pipe()
+    given = [os.dup(passed[0]), reader, writer]
+    with pytest.raises(ConfigError, match="is not a socket"):
+        adopt([(fd, "http") for fd in given], [])
+    for fd in given:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
 
 
 def test_passed_sockets_must_be_the_configured_ones(
