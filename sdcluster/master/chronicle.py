@@ -38,7 +38,7 @@ class Chronicle:
         self._journal = journal
         self._manager = manager
         self._announced = False
-        self._last_failure = ""
+        self.last_failure = ""
         """Why the try before this one failed, while the cluster has not served."""
 
     @property
@@ -53,7 +53,7 @@ class Chronicle:
 
     def is_ready(self, status_line: str, generation: Generation) -> None:
         """Tell that the cluster serves for the first time."""
-        self._announced, self._last_failure = True, ""
+        self._announced, self.last_failure = True, ""
         self._manager.ready()
         self._manager.alive()
         self._manager.status(status_line)
@@ -82,7 +82,7 @@ class Chronicle:
 
     def start_waits(self, reason: str, wait_s: float) -> None:
         """Tell why there is no cluster yet, and when it is tried again."""
-        self._last_failure = reason
+        self.last_failure = reason
         text = f"cannot start: {reason}; the next try is in {wait_s:.1f} s"
         self._journal.write(EventKind.START_WAITS, text)
 
@@ -101,8 +101,6 @@ class Chronicle:
         self._manager.alive()
         if progress:
             self._manager.extend_timeout()
-        if self._last_failure:
-            status_line += f"; the last try failed: {self._last_failure}"
         self._manager.status(status_line)
 
     @property

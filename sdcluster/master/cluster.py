@@ -363,6 +363,8 @@ class Cluster:
             text += f"; reload to gen {supervisor.reload.target}: {supervisor.reload.phase.value}"
         elif supervisor.phase is not Phase.RUNNING:
             text += f"; {supervisor.phase.value}"
+            if self._chronicle.last_failure:
+                text += f"; the last try failed: {self._chronicle.last_failure}"
         return text
 
     def connections(self) -> int:

@@ -18,7 +18,6 @@ from pathlib import Path
 from sdcluster import runtime
 from sdcluster.config import Config
 from sdcluster.core.starts import Start, State, origin
-from sdcluster.descriptors import duplicates
 from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError
 from sdcluster.master import control
 from sdcluster.master.api import Api
@@ -161,12 +160,12 @@ class Launch:
             server = ControlServer(self._loop, self._control)
             stack.callback(server.close)
             config = _read(instance.read)
-            copies = duplicates(fd for fd, _ in self._passed)  # As a try closes what it has.
             listeners = ListenerSet(
-                passed=[(fd, name) for fd, (_, name) in zip(copies, self._passed, strict=True)],
+                passed=self._passed,
                 addresses=config.listen,
                 given=config.listen_given,
                 reuse_port=config.scheduling == "reuseport",
+                as_copies=True,  # A try closes what it has.
             )
             stack.callback(listeners.close)
             traffic = Traffic(

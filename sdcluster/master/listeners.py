@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdcluster.address import Address, Family, same_as_socket, too_long
-from sdcluster.descriptors import close_all
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError, reason_of
 
 RESTART = "run 'systemctl daemon-reload', then restart the socket unit and the service"
@@ -44,9 +43,15 @@ class Listener:
 
 
 def adopt(
-    passed: Sequence[tuple[int, str]], configured: Sequence[Address], *, datagrams: bool = False
+    passed: Sequence[tuple[int, str]],
+    configured: Sequence[Address],
+    *,
+    datagrams: bool = False,
+    as_copies: bool = False,
 ) -> list[Listener]:
-    """Take the sockets that systemd passed, as (descriptor, name); closes them all when it raises.
+    """Take the sockets that systemd passed, as (descriptor, name).
+
+    With `as_copies` the descriptors stay open, and may be adopted once more.
 
     Raises `ConfigError` when `configured` names addresses and they are not those, and unless
     `datagrams` are wanted for sockets that receive such (ListenDatagram=, systemd.socket(5)).
@@ -54,26 +59,28 @@ def adopt(
     listeners: list[Listener] = []
     try:
         for fd, name in passed:
-            listeners.append(_adopt(fd, name, configured, datagrams=datagrams))
+            _check_kind(fd, name, datagrams=datagrams)
+            listeners.append(_adopt(os.dup(fd) if as_copies else fd, name, configured))
         _check(listeners, configured)
     except ConfigError:
         for listener in listeners:
             listener.close()
-        close_all([fd for fd, _ in passed[len(listeners) :]])
         raise
     return listeners
 
 
-def _adopt(fd: int, name: str, configured: Sequence[Address], *, datagrams: bool) -> Listener:
-    try:
-        with socket.socket(fileno=os.dup(fd)) as probe:  # Not a stream socket: not to be kept.
-            listening = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            is_stream = probe.type == socket.SOCK_STREAM
-            is_wanted = (listening and is_stream) or (datagrams and _has_datagrams(probe))
-    except OSError as error:
-        raise ConfigError(f"descriptor {fd} ({name}) is not a socket") from error
+def _check_kind(fd: int, name: str, *, datagrams: bool) -> None:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise ConfigError(f"descriptor {fd} ({name}) is not a socket")
+    with socket.socket(fileno=os.dup(fd)) as probe:  # Not a stream socket: not to be kept.
+        listening = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        is_stream = probe.type == socket.SOCK_STREAM
+        is_wanted = (listening and is_stream) or (datagrams and _has_datagrams(probe))
     if not is_wanted:
         raise ConfigError(f"descriptor {fd} ({name}) is not a listening stream socket")
+
+
+def _adopt(fd: int, name: str, configured: Sequence[Address]) -> Listener:
     listener = Listener(socket.socket(fileno=fd), "", name, inherited=True)
     listener.address = address_text(listener.socket)
     for address in configured:
@@ -224,11 +231,15 @@ class ListenerSet:
         addresses: Sequence[Address],
         given: bool,
         reuse_port: bool,
+        as_copies: bool = False,
     ) -> None:
-        """Adopt what was passed, or bind `addresses`; `given` tells that the user named them."""
+        """Adopt what was passed, or bind `addresses`; `given` tells that the user named them.
+
+        With `as_copies` what was passed stays open when the listeners are closed.
+        """
         self._reuse_port = reuse_port
         if passed:
-            self.all = adopt(passed, addresses if given else ())
+            self.all = adopt(passed, addresses if given else (), as_copies=as_copies)
             if reuse_port:
                 self._own_in_order()
         else:

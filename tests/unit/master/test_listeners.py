@@ -5,7 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -190,6 +190,7 @@ def test_descriptor_that_is_no_listening_stream_socket_is_refused(opened: ExitSt
     """The socket unit is wrong, and the message says which descriptor."""
     reader, writer = os.pipe()
     opened.callback(os.close, writer)
+    opened.callback(os.close, reader)
     with pytest.raises(ConfigError, match=rf"descriptor {reader} \(http\) is not a socket"):
         adopt([(reader, "http")], [])
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
@@ -198,15 +199,21 @@ def test_descriptor_that_is_no_listening_stream_socket_is_refused(opened: ExitSt
             adopt([(sock.detach(), "http")], [])
 
 
-def test_refused_descriptors_are_closed(passed: tuple[int, str]) -> None:
-    """All of them, those after the wrong one as well: a start may be tried a thousand times."""
+def test_copies_leave_what_was_passed_as_it_is(opened: ExitStack, passed: tuple[int, str]) -> None:
+    """A start may be tried a thousand times: no try closes a descriptor of these or leaves one."""
     reader, writer = os.pipe()
-    given = [os.dup(passed[0]), reader, writer]
-    with pytest.raises(ConfigError, match="is not a socket"):
-        adopt([(fd, "http") for fd in given], [])
-    for fd in given:
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
+    opened.callback(os.close, reader)
+    opened.callback(os.close, writer)
+    before = os.listdir("/proc/self/fd")
+    for wrong in ([(reader, "http")], []):
+        for addresses in ([], [parse("127.0.0.1:1")]):
+            with suppress(ConfigError):
+                for listener in adopt([passed, *wrong, passed], addresses, as_copies=True):
+                    listener.close()
+            assert os.listdir("/proc/self/fd") == before
+    (listener,) = adopt([passed], [], as_copies=True)
+    listener.close()
+    os.fstat(passed[0])
 
 
 def test_passed_sockets_must_be_the_configured_ones(
