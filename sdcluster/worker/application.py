@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sdcluster.errors import AppError
@@ -16,6 +16,7 @@ from sdcluster.wire.channel import ANY, Handoff
 from sdcluster.worker import handoff, uvprotocols
 from sdcluster.worker.gate import CLOSE, Gate
 from sdcluster.worker.movable import MovableConnection, Moves
+from sdcluster.worker.silence import Silence
 
 DRAIN_POLL_S = 0.02
 CLOSE_GRACE_S = 1.0
@@ -126,8 +127,9 @@ class Application:
         """Be rid of every connection; until the deadline.
 
         With `moves` those that are idle go to other workers, and those at work when they are idle.
-        The others, and all when there is nobody to go to, are answered once more and closed.
-        `is_arriving` tells whether connections are about to get their protocol.
+        The others, and all when there is nobody to go to, are answered once more and closed; those
+        that ask nothing are closed as they are, see `silence`. `is_arriving` tells whether
+        connections are about to get their protocol.
         """
         state = self._state
         if moves is None or moves.is_shut:
@@ -140,6 +142,7 @@ class Application:
         def is_over() -> bool:
             return not (state.connections or state.tasks or is_arriving())
 
+        silence: Silence[Any] = Silence()
         deadline = time.monotonic() + timeout_s
         while not is_over() and time.monotonic() < deadline:
             if moves is not None:
@@ -147,13 +150,15 @@ class Application:
                 if moves.is_shut:
                     moves = None
                     self._close_when_answered()
+            silent = self._silent(may_move=moves is not None)
+            for protocol in silence.look(silent, time.monotonic()):
+                _shut_down(protocol)
             await asyncio.sleep(DRAIN_POLL_S)
         if is_over():
             return
         logger.warning("%d connections are open at the drain deadline", len(state.connections))
         for protocol in list(state.connections):
-            with contextlib.suppress(Exception):  # A protocol that fails here is closed below.
-                protocol.shutdown()
+            _shut_down(protocol)
         deadline += CLOSE_GRACE_S
         while not is_over() and time.monotonic() < deadline:
             await asyncio.sleep(DRAIN_POLL_S)
@@ -164,6 +169,22 @@ class Application:
         self._gate.drain(lambda: True)
         for protocol in self._state.connections:
             _announce_close(protocol)
+
+    def _silent(self, *, may_move: bool) -> Iterator[tuple[Any, int]]:
+        """Return the connections that ask nothing and do not move, and what has come from each.
+
+        What has come tells nothing when none may move: there is no time for a request to begin.
+        """
+        for protocol in list(self._state.connections):
+            if not uvprotocols.is_waiting(protocol):
+                continue
+            connection = protocol.transport
+            come = 0
+            if may_move and isinstance(connection, MovableConnection):
+                if connection.is_movable or connection.get_write_buffer_size():
+                    continue
+                come = connection.consumed
+            yield protocol, come
 
     def move_some(self, count: int, slot: int = ANY) -> None:
         """Hand over what is idle: up to `count`, and to what the master takes at a time."""
@@ -196,6 +217,16 @@ def _announce_close(protocol: Any) -> None:
     cycle: Any = getattr(protocol, "cycle", None)
     if hasattr(cycle, "default_headers"):
         cycle.default_headers = [*cycle.default_headers, CLOSE]
+
+
+def _shut_down(protocol: Any) -> None:
+    """Have a protocol close its connection as soon as that can be."""
+    try:
+        protocol.shutdown()
+    except Exception:
+        logger.exception("a connection cannot be shut down, and is closed as it is")
+        with contextlib.suppress(Exception):
+            protocol.transport.abort()
 
 
 def _telling(cls: Any, on_closed: Callable[[], None]) -> Any:

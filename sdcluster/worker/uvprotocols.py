@@ -18,6 +18,13 @@ def movable(cls: Any) -> Any:
     return None
 
 
+def is_waiting(protocol: Any) -> bool:
+    """Tell whether a connection asks nothing: it is HTTP's, and no request waits for an answer."""
+    if not hasattr(protocol, "cycle"):
+        return False  # It is a WebSocket.
+    return protocol.cycle is None or bool(protocol.cycle.response_complete)
+
+
 class _Waiting:
     """What both have in common: the request that the app is at work on is `cycle`."""
 
