@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sdcluster.errors import AppError
@@ -151,14 +151,12 @@ class Application:
                     moves = None
                     self._close_when_answered()
             silent = self._silent(may_move=moves is not None)
-            for protocol in silence.look(silent, time.monotonic()):
-                _shut_down(protocol)
+            _for_each(silence.look(silent, time.monotonic()), _shut_down)
             await asyncio.sleep(DRAIN_POLL_S)
         if is_over():
             return
         logger.warning("%d connections are open at the drain deadline", len(state.connections))
-        for protocol in list(state.connections):
-            _shut_down(protocol)
+        _for_each(state.connections, _shut_down)
         deadline += CLOSE_GRACE_S
         while not is_over() and time.monotonic() < deadline:
             await asyncio.sleep(DRAIN_POLL_S)
@@ -167,33 +165,41 @@ class Application:
 
     def _close_when_answered(self) -> None:
         self._gate.drain(lambda: True)
-        for protocol in self._state.connections:
-            _announce_close(protocol)
+        _for_each(self._state.connections, _announce_close)
 
-    def _silent(self, *, may_move: bool) -> Iterator[tuple[Any, int]]:
+    def _silent(self, *, may_move: bool) -> list[tuple[Any, int]]:
         """Return the connections that ask nothing and do not move, and what has come from each.
 
         What has come tells nothing when none may move: there is no time for a request to begin.
         """
-        for protocol in list(self._state.connections):
+        found = []
+
+        def look(protocol: Any) -> None:
             if not uvprotocols.is_waiting(protocol):
-                continue
+                return
             connection = protocol.transport
             come = 0
             if may_move and isinstance(connection, MovableConnection):
                 if connection.is_movable or connection.get_write_buffer_size():
-                    continue
+                    return
                 come = connection.consumed
-            yield protocol, come
+            found.append((protocol, come))
+
+        _for_each(self._state.connections, look)
+        return found
 
     def move_some(self, count: int, slot: int = ANY) -> None:
         """Hand over what is idle: up to `count`, and to what the master takes at a time."""
-        for protocol in list(self._state.connections):
+        left, is_taken = count, True
+
+        def move(protocol: Any) -> None:
+            nonlocal left, is_taken
             connection = protocol.transport
             if isinstance(connection, MovableConnection) and connection.is_free:
-                if not count or not connection.hand_over(slot):
-                    return
-                count -= 1
+                is_taken = connection.hand_over(slot)
+                left -= 1
+
+        _for_each(self._state.connections, move, while_=lambda: left > 0 and is_taken)
 
     async def shut_down(self) -> None:
         """Run the lifespan's shutdown."""
@@ -221,12 +227,25 @@ def _announce_close(protocol: Any) -> None:
 
 def _shut_down(protocol: Any) -> None:
     """Have a protocol close its connection as soon as that can be."""
-    try:
-        protocol.shutdown()
-    except Exception:
-        logger.exception("a connection cannot be shut down, and is closed as it is")
-        with contextlib.suppress(Exception):
-            protocol.transport.abort()
+    protocol.shutdown()
+
+
+def _for_each(
+    protocols: Iterable[Any],
+    do: Callable[[Any], object],
+    *,
+    while_: Callable[[], bool] = lambda: True,
+) -> None:
+    """Do something with each connection: one where that fails is closed, and is alone in that."""
+    for protocol in list(protocols):
+        if not while_():
+            return
+        try:
+            do(protocol)
+        except Exception:
+            logger.exception("a connection fails, and is closed")
+            with contextlib.suppress(Exception):
+                protocol.transport.abort()
 
 
 def _telling(cls: Any, on_closed: Callable[[], None]) -> Any:

@@ -230,10 +230,15 @@ class Intake:
         words[_CONNECTIONS] += len(fds)
         words[_TAKEN] += taken
         for fd in fds:
-            connection = socket.socket(fileno=fd)
-            self._open(connection, came_with, is_unix=connection.family == socket.AF_UNIX)
+            self._take_one(socket.socket(fileno=fd), came_with)
         self._tell_room()
         return True
+
+    def _take_one(self, connection: socket.socket, came_with: Handoff) -> None:
+        try:
+            self._open(connection, came_with, is_unix=connection.family == socket.AF_UNIX)
+        except Exception:  # Else those that came with it were open, and never served.
+            _close_failed(connection)
 
     def _move(self, count: int, slot: int) -> None:
         """Hand connections over, and say what is left before it is seen that this is done."""
@@ -279,6 +284,8 @@ class Intake:
             await self._loop.connect_accepted_socket(make, connection)
         except OSError:
             connection.close()  # The client has gone already.
+        except Exception:
+            _close_failed(connection)
 
 
 class _Listener:
@@ -293,6 +300,11 @@ class _Listener:
         """Do as `socket.socket.accept`, which looks the kind up for each connection."""
         fd, _ = self.sock._accept()  # type: ignore[attr-defined]
         return socket.socket(*self._kind, fileno=fd)
+
+
+def _close_failed(connection: socket.socket) -> None:
+    logger.exception("a connection cannot be served, and is closed")
+    connection.close()
 
 
 def tell(control: socket.socket, **assignments: str | int) -> None:

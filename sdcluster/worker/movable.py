@@ -95,7 +95,11 @@ class Moves:
         """Write what is held back; the turn is over."""
         holding, self.holding = self.holding, []
         for connection in holding:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception:  # Else the others were not written to, now or ever again.
+                logger.exception("a connection cannot be written to, and is closed")
+                connection.abort()
 
 
 class _ProxiedSocket:
@@ -266,6 +270,13 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def connection_made(self, transport: Any) -> None:
         """Begin, with what the connection was handed over with."""
         self._transport = transport
+        try:
+            self._begin_with(transport)
+        except Exception:  # The loop would leave it open, and nobody would serve it.
+            logger.exception("a connection cannot be served, and is closed")
+            self.abort()
+
+    def _begin_with(self, transport: Any) -> None:
         self._engine.connection_made(self)
         proxies = self._moves.proxies
         if proxies is not None:
@@ -320,10 +331,15 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def connection_lost(self, error: Exception | None) -> None:
         """End."""
-        if not self._is_gone:
-            self._is_gone = True
-            self._words[self._at] = State.LEFT
-            self._engine.connection_lost(error)
+        try:
+            if not self._is_gone:
+                self._is_gone = True
+                self._words[self._at] = State.LEFT
+                self._engine.connection_lost(error)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         if self._limit:
             self._ledger.left.append(self._fd)
         self._moves.on_closed()
@@ -437,7 +453,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     # What the engine calls, as of a transport.
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
-        """Write, as soon as there is something whole to write."""
+        """Write, as soon as there is something whole to write.
+
+        Raises TypeError for what is no bytes, while it is known who has sent it.
+        """
+        if type(data) is not bytes:
+            data = _as_bytes(data)
         self._held.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > MAX_HELD_BYTES:
@@ -487,9 +508,11 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def close(self) -> None:
         """Close it when all is written."""
         if not self._is_gone:
-            self.flush()
-            self._words[self._at] = State.LEFT
-            self._transport.close()
+            try:
+                self.flush()
+            finally:
+                self._words[self._at] = State.LEFT
+                self._transport.close()
 
     def abort(self) -> None:
         """Close it at once."""
@@ -708,6 +731,17 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             return False
         words[at] = State.LEFT
         self._is_gone = True
-        self._engine.connection_lost(None)
-        self._transport.abort()  # Closed without a shutdown(2): the client sees nothing.
+        try:
+            self._engine.connection_lost(None)
+        finally:
+            self._transport.abort()  # Closed without a shutdown(2): the client sees nothing.
         return True
+
+
+def _as_bytes(data: Any) -> bytes:
+    """Return what an app sends as bytes of its own. Raises TypeError."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        copy = bytes(data)
+        if len(copy) == len(data):  # Not so for a view of larger items: the engine has counted.
+            return copy
+    raise TypeError(f"a response is of bytes, and not {type(data).__name__}")

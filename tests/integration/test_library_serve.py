@@ -480,3 +480,16 @@ except ClusterError as error:
     )
     assert program.wait() == 0
     assert program.lines("told") == ["serve is for workers; the master accepts on their behalf"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHos"], ids=["nothing", "half a head"])
+def test_client_that_asks_nothing_keeps_no_worker(play: Play, sent: bytes) -> None:
+    """It is closed long before the deadline, and the program ends."""
+    program = one_worker(play, SERVE)
+    with dial(program.web()) as client:
+        client.sendall(sent)
+        fetch(program.web())  # So it has been accepted.
+        began = time.monotonic()
+        assert program.stop() == 0
+        assert client.recv(100) == b""
+    assert time.monotonic() - began < 4

@@ -1,12 +1,14 @@
 """A connection between the loop and the engine, from its beginning to its end."""
 
+import array
 import asyncio
 import contextvars
+import functools
 import gc
 import socket
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ import pytest
 from sdcluster.wire.channel import NEW
 from sdcluster.wire.ledger import State, Word
 from sdcluster.worker import handoff
+from sdcluster.worker.application import Application
 from sdcluster.worker.exit import Exit
+from sdcluster.worker.gate import Gate
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import MovableConnection, Moves
 from unit.ledgers import new_ledger, none_listed
@@ -38,6 +42,10 @@ class Engine:
 
     def connection_lost(self, _error: Exception | None) -> None:
         """End."""
+
+    def is_waiting(self) -> bool:
+        """Have nothing to do."""
+        return True
 
 
 def moves_of(ledger: Ledger, control: socket.socket) -> Moves:
@@ -131,3 +139,131 @@ def test_what_comes_late_is_not_noted_of_another_connection() -> None:
 
     asyncio.run(end())
     assert begun == [(1, 2, 3)]
+
+
+class Broken(MovableConnection):
+    """A connection for which nothing works."""
+
+    __slots__ = ()
+
+    def flush(self) -> None:
+        """Fail."""
+        raise RuntimeError("no")
+
+    @property
+    def is_free(self) -> bool:
+        """Fail."""
+        raise RuntimeError("no")
+
+
+class Transport(asyncio.Transport):
+    """Remembers whether it was closed."""
+
+    is_closed = False
+
+    def is_closing(self) -> bool:
+        """Tell whether it was."""
+        return self.is_closed
+
+    def abort(self) -> None:
+        """Be closed."""
+        self.is_closed = True
+
+    close = abort
+
+    def get_write_buffer_size(self) -> int:
+        """Have nothing left to write."""
+        return 0
+
+
+@contextmanager
+def served(
+    *kinds: type[MovableConnection],
+) -> Iterator[tuple[Moves, list[tuple[MovableConnection, Transport, socket.socket]]]]:
+    """Have a connection of each kind, with its transport and its client."""
+    with ExitStack() as stack:
+        control, _ = (stack.enter_context(one) for one in socket.socketpair())
+        moves = moves_of(new_ledger(4096), control)
+        made = []
+        for kind in kinds:
+            server, client = (stack.enter_context(one) for one in socket.socketpair())
+            client.setblocking(False)
+            connection = kind(Engine(), server.fileno(), NEW, moves, is_unix=True)
+            transport = Transport()
+            connection.connection_made(transport)
+            made.append((connection, transport, client))
+        yield moves, made
+
+
+def in_loop(test: Callable[[], None]) -> Callable[[], None]:
+    """Run a test in an event loop."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        async def main() -> None:
+            test()
+
+        asyncio.run(main())
+
+    return run
+
+
+@in_loop
+def test_connection_that_cannot_be_written_to_keeps_nothing_from_others() -> None:
+    """It is closed; those after it get what was written in the same turn, and later ones too."""
+    with served(MovableConnection, Broken, MovableConnection) as (moves, made):
+        for turn in (b"first", b"second"):
+            for connection, _, _ in made:
+                connection.write(turn)
+            moves.flush()
+            for _, transport, client in made[::2]:
+                assert client.recv(100) == turn
+                assert not transport.is_closed
+        assert made[1][1].is_closed
+
+
+@pytest.mark.parametrize(
+    "data", ["text", [1, 2], None, 5, array.array("Q", [1]), memoryview(array.array("Q", [1]))]
+)
+def test_who_sends_no_bytes_is_told(data: Any) -> None:
+    """At once, so that it is known who it was; what came before is written."""
+
+    @in_loop
+    def check() -> None:
+        with served(MovableConnection) as (moves, ((connection, transport, client),)):
+            connection.write(b"before")
+            with pytest.raises(TypeError):
+                connection.write(data)
+            moves.flush()
+            assert client.recv(100) == b"before"
+            assert not transport.is_closed
+
+    check()
+
+
+@in_loop
+def test_bytes_that_are_changed_later_are_sent_as_they_were() -> None:
+    """What is held back is a copy of what can change."""
+    with served(MovableConnection) as (moves, ((connection, _, client),)):
+        data = bytearray(b"before")
+        connection.write(memoryview(data))  # type: ignore[arg-type]
+        connection.write(data)  # type: ignore[arg-type]
+        data[:] = b"after!"
+        moves.flush()
+        assert client.recv(100) == b"before" * 2
+
+
+@in_loop
+def test_connection_that_cannot_be_moved_keeps_no_other() -> None:
+    """It is closed, and the others leave."""
+    application = Application(
+        Gate(Engine.app), access_log=False, forwarded_allow_ips="", root_path=""
+    )
+    with served(Broken, MovableConnection, Broken, MovableConnection) as (moves, made):
+        for connection, _, _ in made:
+            connection.get_protocol().transport = connection
+            connection.get_protocol().cycle = None
+        application._state.connections = {one.get_protocol() for one, _, _ in made}
+        application.move_some(4)
+        assert all(transport.is_closed for _, transport, _ in made)
+        assert moves.serial == 2
