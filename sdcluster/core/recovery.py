@@ -33,6 +33,9 @@ class Known:
     out_base: int
     out_done: int
     out_end: int
+    in_done: int = 0
+    in_end: int = 0
+    out_interim: int = 0
     is_pinned: bool = False
     handing: int = 0
 
@@ -42,6 +45,8 @@ class Finding:
     """The verdict, and with it the totals of the connection."""
 
     verdict: Verdict
+    base: int = 0
+    """Bytes read before what is not answered."""
     unanswered: int = 0
     """Bytes that were read and not answered."""
     consumed: int = 0
@@ -69,14 +74,18 @@ def judge(
     consumed, written = counted or (known.in_base + known.length, known.out_done)
     if consumed > MAX_TOTAL_BYTES or written > MAX_TOTAL_BYTES:
         return _CLOSED  # The worker was reading or writing, or what it has noted makes no sense.
+    base = max(known.in_base, known.in_done)
     if known.out_base < written == known.out_end:
         # The response is complete, and the worker died before it had noted that.
-        return Finding(verdict=Verdict.IDLE, consumed=consumed, written=written)
-    unanswered = consumed - known.in_base
-    if written != known.out_base or not 0 <= unanswered <= limit:
+        base = known.in_end or consumed
+    elif written != known.out_base and not known.out_base < written == known.out_interim:
+        return _CLOSED
+    unanswered = consumed - base
+    if unanswered and not known.in_base <= base < consumed <= known.in_base + limit:
         return _CLOSED
     return Finding(
         verdict=Verdict.AGAIN if unanswered else Verdict.IDLE,
+        base=base,
         unanswered=unanswered,
         consumed=consumed,
         written=written,

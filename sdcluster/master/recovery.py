@@ -252,6 +252,9 @@ class Recovery:
             out_base=entry.out_base,
             out_done=entry.out_done,
             out_end=entry.out_end,
+            in_done=entry.in_done,
+            in_end=entry.in_end,
+            out_interim=entry.out_interim,
             is_pinned=entry.state is not State.OPEN or not can_go_on,
             handing=entry.handing,
         )
@@ -262,7 +265,8 @@ class Recovery:
             limit=ledger.layout.limit if came_with is None else channel.MAX_UNANSWERED_BYTES,
         )
         was_at_work = entry.is_begun and finding.verdict is not Verdict.ELSEWHERE
-        if finding.verdict is Verdict.IDLE:
+        is_next = finding.verdict is Verdict.AGAIN and finding.base != entry.base
+        if finding.verdict is Verdict.IDLE or is_next:
             was_at_work = False  # It was answered.
         is_tried = finding.verdict is Verdict.AGAIN and signature.is_repeatable(entry.signature)
         if was_at_work and (self._is_quarantine or not is_tried):
@@ -272,10 +276,11 @@ class Recovery:
         if came_with is not None:
             same = finding.unanswered == len(came_with.unanswered)
             return finding.verdict if same else Verdict.CLOSED, replace(came_with, slot=channel.ANY)
+        crashes, deaths = (0, 0) if is_next else (entry.crashes, entry.deaths)
         handoff = Handoff(
-            unanswered=ledger.data(number, finding.unanswered),
-            crashes=min(entry.crashes, 254) + entry.is_begun if finding.unanswered else 0,
-            deaths=min(entry.deaths, 254) + 1 if finding.unanswered else 0,
+            unanswered=ledger.data(number, finding.base - entry.in_base, finding.unanswered),
+            crashes=min(crashes, 254) + was_at_work if finding.unanswered else 0,
+            deaths=min(deaths, 254) + 1 if finding.unanswered else 0,
             consumed=finding.consumed,
             written=finding.written,
             proxied=entry.proxied,
@@ -350,9 +355,9 @@ class _Ledger:
             raise ProtocolError("a connection that the ledger has no entry for")
         return decode_entry(self._read(ENTRY_BYTES, self.layout.entry_at(number)))
 
-    def data(self, number: int, length: int) -> bytes:
-        """Return what was read of a request. Raises `ProtocolError`."""
-        return self._read(length, self.layout.data_at(number)) if length else b""
+    def data(self, number: int, begin: int, length: int) -> bytes:
+        """Return what was read of a request, from a byte on. Raises `ProtocolError`."""
+        return self._read(length, self.layout.data_at(number) + begin) if length else b""
 
     def arrival(self) -> Handoff:
         """Return what came with the connection that was being taken. Raises `ProtocolError`."""

@@ -79,11 +79,19 @@ class Word(IntEnum):
     DEATHS = 7
     """Workers that have died with the request, whether the app was at work on it or not."""
     BEGUN = 8
-    """`IN_BASE` of the request that the app was given last, and 1; 0 when it was given none."""
+    """Bytes read before the request that the app was given last, and 1; 0 when it had none."""
     HANDING = 9
     """The serial number with which it is being handed over; 0 when it is not."""
     SIGNATURE = 10
     """What requests as the one that the app was given last have in common, see `wire.signature`."""
+    IN_DONE = 11
+    """Bytes read before the request that is unanswered, when that came behind others: else less
+    than `IN_BASE`, where what is kept begins in any case."""
+    IN_END = 12
+    """What `IN_DONE` is to be when the response is complete, see `OUT_END`; 0 when nothing is
+    known to come behind the request."""
+    OUT_INTERIM = 13
+    """Bytes written with an interim response, as 100 Continue: the response is not begun by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +145,20 @@ class Entry:
     begun: int
     handing: int
     signature: int
+    in_done: int = 0
+    in_end: int = 0
+    out_interim: int = 0
     proxied: bytes
 
     @property
+    def base(self) -> int:
+        """Bytes read before the request that is unanswered, as far as that was noted."""
+        return max(self.in_base, self.in_done)
+
+    @property
     def is_begun(self) -> bool:
-        """Whether the app is at work on the request."""
-        return self.begun == self.in_base + 1
+        """Whether the app is at work on that request."""
+        return self.begun == self.base + 1
 
 
 def encode_head(layout: Layout) -> bytes:
@@ -187,5 +203,8 @@ def decode_entry(data: bytes) -> Entry:
         begun=words[Word.BEGUN],
         handing=words[Word.HANDING],
         signature=words[Word.SIGNATURE],
+        in_done=words[Word.IN_DONE],
+        in_end=words[Word.IN_END],
+        out_interim=words[Word.OUT_INTERIM],
         proxied=proxied,
     )

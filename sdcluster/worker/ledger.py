@@ -119,6 +119,7 @@ class Ledger:
         words[at + Word.OUT_BASE] = words[at + Word.OUT_DONE] = handoff.written
         words[at + Word.OUT_END] = words[at + Word.HANDING] = words[at + Word.BEGUN] = 0
         words[at + Word.SIGNATURE] = 0
+        words[at + Word.IN_DONE] = words[at + Word.IN_END] = words[at + Word.OUT_INTERIM] = 0
         words[at + Word.CRASHES], words[at + Word.DEATHS] = handoff.crashes, handoff.deaths
         self.set_proxied(number, handoff.proxied)
         kept = len(unanswered) <= self._limit

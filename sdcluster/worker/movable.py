@@ -16,7 +16,7 @@ from typing import Any
 
 from sdcluster.wire.channel import ANY, QUARANTINE, Handoff
 from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, State, Word
-from sdcluster.worker import proxyprotocol
+from sdcluster.worker import framing, proxyprotocol
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
@@ -29,6 +29,11 @@ MAX_HELD_BYTES = 64 * 1024
 _STATE, _IN_BASE, _LENGTH = int(Word.STATE), int(Word.IN_BASE), int(Word.LENGTH)
 _OUT_BASE, _OUT_DONE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_DONE), int(Word.OUT_END)
 _BEGUN, _HANDING, _SIGNATURE = int(Word.BEGUN), int(Word.HANDING), int(Word.SIGNATURE)
+_IN_DONE, _IN_END, _OUT_INTERIM = int(Word.IN_DONE), int(Word.IN_END), int(Word.OUT_INTERIM)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTINUE_BYTES = len(_CONTINUE)
+_SLOW_BYTES = 64 * 1024
+"""What may wait to be written before the engine is told that the client is slow."""
 _LONG_BYTES = 16 * 1024
 """A request that takes so much memory that it is given back."""
 LEAVE_RETRY_S = 0.05
@@ -168,6 +173,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_begun_at",
         "_client",
         "_data_at",
+        "_done",
         "_engine",
         "_fd",
         "_feed",
@@ -180,6 +186,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_is_held",
         "_is_paused",
         "_is_pinned",
+        "_is_slow",
         "_is_unix",
         "_is_upgraded",
         "_ledger",
@@ -193,6 +200,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_read",
         "_refusal",
         "_region",
+        "_scratched",
         "_signature_at",
         "_signatures",
         "_staying_at",
@@ -232,7 +240,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._origin: bytes | None = handoff.unanswered
         self._length = len(handoff.unanswered)
         self._read = handoff.consumed - self._length
-        """Bytes read before the request that is unanswered."""
+        """Bytes read before what is kept in the ledger."""
+        self._done = 0
+        """Bytes of that which are answered: what is unanswered came behind them."""
         self._written = self._out_base = handoff.written
         """Bytes written, and those of them that were written before the response to it."""
         self._held: list[bytes] = []
@@ -241,6 +251,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_pinned = not self._limit
         self._is_behind = False
         """Whether the transport still had something to write when it was last looked at."""
+        self._is_slow = False
+        """Whether the engine was told so, where it is not the transport that tells it."""
         self._is_gone = False
         self._is_full = False
         """Whether no more is read, as the request could not be handed over then."""
@@ -251,6 +263,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_upgraded = False
         """Whether it is no longer HTTP. Its head is answered once, and that is never complete."""
         self._transport: Any = None
+        self._scratched = 0
+        """Bytes that are being read and not kept: they are in the scratch."""
         self.hops = handoff.hops
         """How often the request was handed over."""
         self.reading_at = self._read
@@ -277,6 +291,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self.abort()
 
     def _begin_with(self, transport: Any) -> None:
+        if self._is_unix:
+            transport.set_write_buffer_limits(0, 0)  # To be told when all is in the kernel.
         self._engine.connection_made(self)
         proxies = self._moves.proxies
         if proxies is not None:
@@ -357,7 +373,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not length and not self._is_pinned:
             return self._region
         if length >= self._limit:
-            return self._ledger.scratch
+            if not self._done:
+                return self._ledger.scratch
+            self._move_up()
+            length = self._length
+            if self._is_unix:
+                self._words[self._at + _LENGTH] = NOT_KNOWN
         return self._region[length:]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -369,19 +390,24 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             data = self._map[at : at + nbytes]
         else:
             data = bytes(self._ledger.scratch[:nbytes])
+            self._scratched = nbytes
         self._length = begin + nbytes
         if self._is_unix:
             self._words[self._at + _LENGTH] = begin + nbytes
-            if self._is_behind and not self._transport.get_write_buffer_size():
-                self._is_behind = False
-                self._words[self._at + _OUT_DONE] = self._written
+            if self._is_behind:
+                self._caught_up()
         self._feed(data)
-        if begin < self._limit <= self._length and self._moves.is_routed:
-            self._be_full()
+        if begin < self._limit:
+            if self._limit <= self._length and self._moves.is_routed:
+                self._be_full()
+        else:
+            self._scratched = 0
 
     def _be_full(self) -> None:
         """Read no more, if there is a request, and somebody who is about to say whose it is."""
-        if self._staying_at == self._read:
+        if self._done:
+            self._move_up()
+        if self._staying_at == self.base or self._length < self._limit:
             return
         if not self._is_upgraded and not self._engine.is_waiting() and not self.is_closing():
             self._is_full = True
@@ -389,7 +415,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def stay(self) -> None:
         """Read on: the request that the app is about to see is served here."""
-        self._staying_at = self._read
+        self._staying_at = self.base
         if self._is_full:
             self._is_full = False
             if not self._is_paused and not self.is_closing():
@@ -414,23 +440,39 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._header = b""
         self._feed = self._engine.data_received
         self.proxied = proxyprotocol.encode(header.client)
-        self._strip(header.length, data[header.length :])
+        self._strip(data[header.length :])
         self._be_from(header.client)
         if self._length:
             self._feed(data[header.length :])
 
-    def _strip(self, length: int, rest: bytes) -> None:
+    def _strip(self, rest: bytes) -> None:
         """Go on as if the connection had begun with `rest`, and be of whom the proxy says."""
         words, at = self._words, self._at
         state, words[at] = words[at], State.PINNED  # Until it is all true again.
-        self._read += length
-        self._length -= length
+        self._keep_only(rest)
+        self._ledger.set_proxied(self._fd, self.proxied)
+        words[at] = state
+
+    def _keep_only(self, rest: bytes) -> None:
+        """Keep nothing but the end of what was read, and that from the beginning of the memory.
+
+        What is written down is not true meanwhile.
+        """
+        words, at = self._words, self._at
+        self._read += self._length - len(rest)
+        self._length, self._done = len(rest), 0
         if self._limit:
             self._map[self._data_at : self._data_at + len(rest)] = rest
         words[at + _IN_BASE] = self._read
+        words[at + _IN_END] = 0
         if self._is_unix:
             words[at + _LENGTH] = self._length
-        self._ledger.set_proxied(self._fd, self.proxied)
+
+    def _move_up(self) -> None:
+        """Make room behind what is unanswered, for more of it."""
+        words, at = self._words, self._at
+        state, words[at] = words[at], State.PINNED
+        self._keep_only(self._map[self._data_at + self._done : self._data_at + self._length])
         words[at] = state
 
     def _be_from(self, client: tuple[str, int] | None) -> None:
@@ -443,12 +485,24 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return result
 
     def pause_writing(self) -> None:
-        """Pass on that the client is slow to read."""
-        self._engine.pause_writing()
+        """Pass on that the client is slow to read; for Unix sockets, see `_send`."""
+        if not self._is_unix:
+            self._engine.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that it has caught up."""
+        if self._is_unix:
+            self._caught_up()
+            if not self._is_slow:
+                return
+            self._is_slow = False
         self._engine.resume_writing()
+
+    def _caught_up(self) -> None:
+        """Note that all is in the kernel, of whose sockets only that counts which are not Unix."""
+        if self._is_behind and not self._is_gone and not self._transport.get_write_buffer_size():
+            self._is_behind = False
+            self._words[self._at + _OUT_DONE] = self._written
 
     # What the engine calls, as of a transport.
 
@@ -459,8 +513,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """
         if type(data) is not bytes:
             data = _as_bytes(data)
+        size = len(data)
+        if size == _CONTINUE_BYTES and data == _CONTINUE and not self._is_answering():
+            self._write_interim(data)
+            return
         self._held.append(data)
-        self._held_bytes += len(data)
+        self._held_bytes += size
         if self._held_bytes > MAX_HELD_BYTES:
             self.flush()
         elif not self._is_held:
@@ -469,6 +527,20 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             if not holding:
                 self._loop.call_soon(self._moves.flush)
             holding.append(self)
+
+    def _is_answering(self) -> bool:
+        """Tell whether a response is begun, or something else was written of which none knows."""
+        return bool(self._held) or self._written != self._out_base or self._is_upgraded
+
+    def _write_interim(self, data: bytes) -> None:
+        """Write an interim response at once: the client may wait for it, and none is begun by it.
+
+        A worker that makes the request again writes it again, RFC 9110, 15.2.
+        """
+        end = self._words[self._at + _OUT_INTERIM] = self._written + len(data)
+        self._held.append(data)
+        self._send(end)  # As if it was written already: it is the same whether it is.
+        self._words[self._at + _OUT_BASE] = self._out_base = self._written
 
     def writelines(self, list_of_data: Any) -> None:
         """Write each."""
@@ -481,7 +553,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._held:
             self._send()
 
-    def _send(self) -> None:
+    def _send(self, meanwhile: int = NOT_KNOWN) -> None:
+        """Write what is held back; `meanwhile` is what counts as written while that is done."""
         held = self._held
         data = held[0] if len(held) == 1 else b"".join(held)
         held.clear()
@@ -492,7 +565,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._written += len(data)
         sent = 0
         if self._is_unix:
-            self._words[self._at + _OUT_DONE] = NOT_KNOWN
+            self._words[self._at + _OUT_DONE] = meanwhile
         if not self._is_behind or not transport.get_write_buffer_size():
             self._is_behind = False
             try:  # On the hot path.
@@ -502,6 +575,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if sent < len(data):
             self._is_behind = True
             transport.write(data[sent:])
+            if self._is_unix:
+                self._words[self._at + _OUT_DONE] = NOT_KNOWN
+                self._caught_up()
+                if not self._is_slow and transport.get_write_buffer_size() > _SLOW_BYTES:
+                    self._is_slow = True
+                    self._engine.pause_writing()
         elif self._is_unix:
             self._words[self._at + _OUT_DONE] = self._written
 
@@ -544,7 +623,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Hand it to another protocol: it is upgraded, and stays once that is answered."""
         self._is_upgraded = True
         self._engine.app = self._app
-        self._words[self._begun_at] = self._read + 1
+        self._words[self._begun_at] = self.base + 1
         self._engine, self._feed = protocol, protocol.data_received
 
     def get_protocol(self) -> Any:
@@ -582,8 +661,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return self._transport.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the transport's."""
-        self._transport.set_write_buffer_limits(high, low)
+        """Set the transport's; those for Unix sockets stay as they are."""
+        if not self._is_unix:
+            self._transport.set_write_buffer_limits(high, low)
 
     # What the engine's protocol tells.
 
@@ -597,13 +677,13 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             # In this order: the signature has to be that of the request that is begun.
             self._words[self._signature_at] = signature
             if not self._moves.begins_late:
-                self._words[self._begun_at] = self._read + 1
+                self._words[self._begun_at] = self._read + self._done + 1
         return self._app(scope, receive, send)
 
     def work(self) -> None:
         """Note that the app is at work on the request, where that is later than `begin`."""
         if not self._is_gone:
-            self._words[self._begun_at] = self._read + 1
+            self._words[self._begun_at] = self.base + 1
 
     async def _set_apart(self, signature: int, send: Any) -> None:
         """Have a request served in the quarantine; one that cannot go there is refused."""
@@ -613,15 +693,36 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             await send({"type": "http.response.body", "body": b"Service Unavailable"})
 
     @property
+    def base(self) -> int:
+        """How many bytes were read before those that are unanswered."""
+        return self._read + self._done
+
+    @property
     def consumed(self) -> int:
         """How many bytes were read, ever."""
         return self._read + self._length
 
+    def request_end(self, start: int) -> int:
+        """Return where a request ends of which it is known where it begins; -1 if that is not.
+
+        Both are bytes read before it, and before what follows, ever.
+        """
+        kept, begin = min(self._length, self._limit), start - self._read
+        if not 0 <= begin < kept:
+            return -1
+        end = framing.request_end(self._map, self._data_at + begin, self._data_at + kept)
+        return -1 if end is None else self._read + end - self._data_at
+
     def answered(self, rest: int = 0) -> None:
         """A response is complete. The last `rest` bytes that were read are the next request's."""
-        if rest:
-            self._answered_before(rest)
-            return
+        if rest or self._done:
+            if self._is_pinned or self._length > self._limit:
+                self.settled(rest)
+                return
+            if rest:
+                self._answered_before(rest)
+                return
+            self._words[self._at + _IN_END] = self._done = 0  # Nothing is behind any more.
         words, at = self._words, self._at
         self._is_held = False
         if self._held:
@@ -642,32 +743,54 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._loop.call_soon(self._leave)
 
     def _answered_before(self, rest: int) -> None:
-        """A client was quick: it had all of a response before the app had said so."""
+        """Go on with what came behind the request that is answered now, where it is kept.
+
+        At any time it can be told from what is written down, and counted, which of them is next.
+        """
+        words, at = self._words, self._at
+        end = self.consumed - rest
+        words[at + _IN_END] = end
+        words[at + _OUT_END] = self._written + self._held_bytes
+        self.flush()
+        words[at + _IN_DONE] = end
+        words[at + _OUT_BASE] = self._out_base = self._written
+        self._done = self._length - rest
+        if self.hops or self.deaths:
+            self._forget_deaths()
+        if self._moves.is_draining:
+            self._loop.call_soon(self._leave)
+
+    def settled(self, rest: int) -> None:
+        """All before the last `rest` bytes that were read is answered, of which not all is kept.
+
+        These are in what is being read, or are kept; else it stays pinned.
+        """
         self.pin()  # Until it is all true again.
         self.flush()
-        length = self._length
-        if length > self._limit:
-            return  # Not all of it is kept.
-        words, at, data_at = self._words, self._at, self._data_at
-        self._map[data_at : data_at + rest] = self._map[data_at + length - rest : data_at + length]
-        self._read += length - rest
-        words[at + _IN_BASE] = self._read
-        if self._is_unix:
-            words[at + _LENGTH] = rest
-        words[at + _OUT_BASE] = self._out_base = self._written
-        self._length = rest
+        length, limit = self._length, self._limit
+        if length <= limit:
+            kept = self._map[self._data_at + length - rest : self._data_at + length]
+        elif rest <= min(limit, self._scratched):
+            kept = bytes(self._ledger.scratch[self._scratched - rest : self._scratched])
+        else:
+            return
+        self._keep_only(kept)
+        self._words[self._at + _OUT_BASE] = self._out_base = self._written
         self._be_as_new(length, rest)
         if self._moves.is_draining:
             self._loop.call_soon(self._leave)
 
     def _be_as_new(self, length: int, rest: int = 0) -> None:
         """Forget a request that was out of the ordinary, but for the `rest` of what was read."""
-        self.hops = self.crashes = self.deaths = 0
-        self._words[self._at + Word.CRASHES] = self._words[self._at + Word.DEATHS] = 0
+        self._forget_deaths()
         if self._limit:
             self._is_pinned = False
             self._words[self._at] = State.OPEN
             self._ledger.free(self._fd, length, rest)
+
+    def _forget_deaths(self) -> None:
+        self.hops = self.crashes = self.deaths = 0
+        self._words[self._at + Word.CRASHES] = self._words[self._at + Word.DEATHS] = 0
 
     def pin(self) -> None:
         """Stay here until a response is complete and nothing is begun: see `answered`."""
@@ -711,16 +834,17 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """
         if not self.is_movable:
             return False
-        moves, words, at, length = self._moves, self._words, self._at, self._length
+        moves, words, at = self._moves, self._words, self._at
         moves.serial += 1
+        unanswered = self._map[self._data_at + self._done : self._data_at + self._length]
         handoff = Handoff(
-            unanswered=self._map[self._data_at : self._data_at + length],
+            unanswered=unanswered,
             slot=slot,
-            hops=self.hops + 1 if length else 0,
+            hops=self.hops + 1 if unanswered else 0,
             crashes=self.crashes,
             deaths=self.deaths,
             serial=moves.serial,
-            consumed=self._read + length,
+            consumed=self.consumed,
             written=self._written,
             proxied=self.proxied,
             signature=signature,

@@ -5,6 +5,7 @@ versions from 0.17 on.
 """
 
 import functools
+from collections import deque
 from typing import Any
 
 
@@ -54,45 +55,81 @@ def _with_httptools(cls: Any) -> Any:
         """Requests that have begun and whose responses are not complete."""
         _ended_at = -1
         """Where that was read, in bytes ever, in which a request ended last."""
-        _next_at = -1
-        """Where the request begins that came before the last response was complete, if known."""
         _is_owed = False
         """Whether a response was complete before its request was."""
+        _is_paid = False
+        """Whether that is there now."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._behind: deque[tuple[Any, int]] = deque()
+            """What is before each request that came behind another: the other's cycle, and bytes
+            ever read; -1 when that is not known."""
 
         def on_message_begin(self) -> None:
-            at = self.transport.reading_at
-            is_clear = self._ended_at < at  # Else both are in what was read at once, somewhere.
             if self._begun:
-                self.transport.pin()
-                self._next_at = at if is_clear and self._begun == 1 else -1
+                start = self._start()
+                if start < 0:
+                    self.transport.pin()
+                self._behind.append((self.cycle, start))
             elif self._is_owed:
-                self._is_owed = False
-                if is_clear:
-                    self.transport.answered(self.transport.consumed - at)
+                self._is_owed = self._is_paid = False
+                start = self._start()
+                if start >= 0:
+                    self.transport.settled(self.transport.consumed - start)
             self._begun += 1
             if begin is not None:
                 begin(self)
 
+        def _start(self) -> int:
+            """Return how many bytes were read before the request that begins now; -1 if unknown."""
+            transport = self.transport
+            at: int = transport.reading_at
+            if self._ended_at < at:
+                return at
+            # Both are in what was read at once, somewhere.
+            last = self._behind[-1][1] if self._behind else transport.base
+            end: int = transport.request_end(last) if last >= 0 else -1
+            return end if at < end < transport.consumed else -1
+
         def on_message_complete(self) -> None:
             self._ended_at = self.transport.reading_at
+            if self._is_owed:
+                self._is_paid = True
+                self.loop.call_soon(self._settle)  # The next one may be there as well.
             end(self)
 
+        def _settle(self) -> None:
+            if self._is_paid and not self.transport.is_closing():
+                self._is_owed = self._is_paid = False
+                self.transport.settled(0)
+
         def on_response_complete(self) -> None:
+            is_last = not self.cycle.more_body if self._begun == 1 else True
+            start = self._behind.popleft()[1] if self._behind else -1
             complete(self)
             self._begun -= 1
-            next_at, self._next_at = self._next_at, -1
             if self.transport.is_closing():
                 return
             if self._begun:
-                if next_at < 0:
+                if start < 0:
                     self.transport.pin()
                 else:
-                    self.transport.answered(self.transport.consumed - next_at)
-            elif self.cycle.more_body:
+                    self.transport.answered(self.transport.consumed - start)
+            elif is_last:
+                self.transport.answered()
+            else:
                 self._is_owed = True
                 self.transport.pin()
-            else:
-                self.transport.answered()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            # The engine knows of the last request alone that the client is gone.
+            behind, self._behind = self._behind, deque()
+            for cycle, _ in behind:
+                if not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
+            super().connection_lost(error)
 
     return Movable
 
@@ -110,13 +147,21 @@ def _with_h11(cls: Any) -> Any:
 
         def data_received(self, data: bytes) -> None:
             receive(self, data)
-            rest = self.conn.trailing_data[0]
-            if not self.is_waiting():
-                if rest:
-                    self.transport.pin()  # The next request has begun before this is answered.
-            elif self._is_owed and self.conn.their_state is IDLE and not rest:
+            if self._is_owed:
+                self._settle()
+
+        def _settle(self) -> None:
+            """Look whether the request that was answered before is there now."""
+            transport = self.transport
+            if transport.is_closing():
+                return
+            end = transport.request_end(transport.base)
+            if 0 <= end <= transport.consumed:
                 self._is_owed = False
-                self.transport.answered()
+                transport.settled(transport.consumed - end)
+            elif end < 0 and self.conn.their_state is IDLE and not self.conn.trailing_data[0]:
+                self._is_owed = False
+                transport.settled(0)
 
         def on_response_complete(self) -> None:
             rest = len(self.conn.trailing_data[0])
@@ -126,9 +171,7 @@ def _with_h11(cls: Any) -> Any:
                 return
             if self._is_owed:
                 self.transport.pin()
-                return
-            self.transport.answered(rest)
-            if self.conn.trailing_data[0] and not self.is_waiting():
-                self.transport.pin()  # There is another one behind the next.
+            else:
+                self.transport.answered(rest)
 
     return Movable

@@ -12,6 +12,8 @@ from conftest import HELLO, Start
 from instance import Instance, wait_until
 from web import dial
 
+from sdcluster.worker.silence import SILENCE_S
+
 CONFIG = 'app = "app:app"\nworkers = 1\nreload_probation_s = 0\n'
 IN_TIME_S = 2.0
 """Much more than it takes, also where much else runs; and less than any time-out there is."""
@@ -113,3 +115,25 @@ def test_silent_connections_hold_up_no_reload(
             assert int(answer(client).split()[1]) in instance.worker_pids()
     print(f"it took {took_s:.2f} s")
     assert took_s < IN_TIME_S
+
+
+def test_client_that_sends_on_is_no_silent_one(start: Start, engine: str) -> None:
+    """The body of a request that is answered may come, however long the reload waits for it."""
+    instance = start(HELLO, config=CONFIG)
+    left = 10_000
+    with dial(instance.address) as client:
+        client.sendall(UNFINISHED[:-1].replace(b"9", str(left).encode()))
+        answer(client)
+        command = instance.begin_reload()
+        late = time.monotonic() + 60
+        while time.monotonic() < late:
+            client.sendall(b"x")
+            left -= 1
+            if late > time.monotonic() + 1 and "is retired: reload" in instance.log():
+                late = time.monotonic() + 3 * SILENCE_S
+            time.sleep(0.02)  # As a client on a slow line does.
+        assert command.poll() is None
+        client.sendall(b"x" * left)
+        assert command.wait(20) == 0, engine
+        client.sendall(GET)
+        assert int(answer(client).split()[1]) in instance.worker_pids()

@@ -19,13 +19,17 @@ CLOSED = Finding(verdict=Verdict.CLOSED)
 
 def idle(consumed: int, written: int) -> Finding:
     """Return the verdict on a connection with nothing unanswered."""
-    return Finding(verdict=Verdict.IDLE, consumed=consumed, written=written)
+    return Finding(verdict=Verdict.IDLE, base=consumed, consumed=consumed, written=written)
 
 
-def again(unanswered: int) -> Finding:
+def again(unanswered: int, *, answered: int = 0, written: int = 0) -> Finding:
     """Return the verdict on one with a request whose answer was not begun."""
     return Finding(
-        verdict=Verdict.AGAIN, unanswered=unanswered, consumed=IN + unanswered, written=OUT
+        verdict=Verdict.AGAIN,
+        base=IN + answered,
+        unanswered=unanswered,
+        consumed=IN + answered + unanswered,
+        written=OUT + written,
     )
 
 
@@ -107,3 +111,70 @@ def test_connection_is_elsewhere_even_when_it_is_pinned() -> None:
     """What another worker has is not closed here."""
     known = replace(IDLE, handing=1, is_pinned=True)
     assert judge(known, (IN, OUT), last_serial=1, limit=LIMIT).verdict is Verdict.ELSEWHERE
+
+
+FIRST = replace(IDLE, length=50)
+"""Two requests came at once, of 20 and 30 bytes; neither is answered."""
+WRITING_FIRST = replace(FIRST, in_end=IN + 20, out_end=OUT + 40)
+SECOND = replace(WRITING_FIRST, in_done=IN + 20, out_base=OUT + 40)
+WRITING_SECOND = replace(SECOND, in_end=0, out_end=OUT + 60)
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+@pytest.mark.parametrize(
+    ("known", "written", "expected"),
+    [
+        # As a worker writes it down, word by word.
+        (FIRST, 0, again(50)),
+        (replace(FIRST, in_end=IN + 20), 0, again(50)),
+        (WRITING_FIRST, 0, again(50)),
+        (WRITING_FIRST, 39, CLOSED),
+        (WRITING_FIRST, 40, again(30, answered=20, written=40)),
+        (replace(WRITING_FIRST, in_done=IN + 20), 40, again(30, answered=20, written=40)),
+        (SECOND, 40, again(30, answered=20, written=40)),
+        (replace(SECOND, in_end=0), 40, again(30, answered=20, written=40)),
+        (WRITING_SECOND, 40, again(30, answered=20, written=40)),
+        (WRITING_SECOND, 41, CLOSED),
+        (WRITING_SECOND, 60, idle(IN + 50, OUT + 60)),
+        # What follows begins where the memory does.
+        (replace(WRITING_SECOND, in_base=IN + 50, length=0), 60, idle(IN + 50, OUT + 60)),
+        (
+            replace(WRITING_SECOND, in_base=IN + 50, length=0, out_base=OUT + 60),
+            60,
+            idle(IN + 50, OUT + 60),
+        ),
+        # What makes no sense.
+        (replace(WRITING_FIRST, in_end=IN - 1), 40, CLOSED),
+        (replace(WRITING_FIRST, in_end=IN + 51), 40, CLOSED),
+        (replace(FIRST, in_done=IN + 51), 0, CLOSED),
+    ],
+)
+def test_request_behind_another_is_next_when_that_is_answered(
+    known: Known, written: int, expected: Finding, is_counted: bool
+) -> None:
+    """Whatever of it the worker came to write down, and whether the kernel has counted."""
+    counted = (known.in_base + known.length, OUT + written) if is_counted else None
+    noted = replace(known, out_done=OUT + written)
+    assert judge(noted, counted, last_serial=0, limit=LIMIT) == expected
+
+
+def test_request_is_not_given_on_whose_memory_was_used_up() -> None:
+    """What is behind others has the room that they leave."""
+    known = replace(IDLE, in_done=IN + 20, out_end=0)
+    assert judge(known, (IN + LIMIT, OUT), last_serial=0, limit=LIMIT).unanswered == LIMIT - 20
+    assert judge(known, (IN + LIMIT + 1, OUT), last_serial=0, limit=LIMIT) == CLOSED
+
+
+@pytest.mark.parametrize(
+    ("known", "written", "expected"),
+    [
+        (replace(IDLE, length=20, out_interim=OUT + 25), 0, again(20)),
+        (replace(IDLE, length=20, out_interim=OUT + 25), 24, CLOSED),
+        (replace(IDLE, length=20, out_interim=OUT + 25), 25, again(20, written=25)),
+        (replace(IDLE, length=20, out_interim=OUT - 25), -25, CLOSED),
+    ],
+)
+def test_interim_response_begins_no_answer(known: Known, written: int, expected: Finding) -> None:
+    """The request is made again; but not when an earlier answer has not been written yet."""
+    counted = (IN + 20, OUT + written)
+    assert judge(known, counted, last_serial=0, limit=LIMIT) == expected

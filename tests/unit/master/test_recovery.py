@@ -501,3 +501,26 @@ def test_recovery_that_is_closed_leaves_nothing() -> None:
         assert not dead.loop.readers
         dead.loop.wait()
         assert dead.lates == 0
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_request_behind_an_answered_one_goes_along_alone(dead: DeadWorker, begun: bool) -> None:
+    """With the bytes that are its own, and whether the app was at work on it."""
+    length = len(REQUEST)
+    with connected() as (server, client):
+        client.sendall(REQUEST + REQUEST[::-1])
+        dead.enter(server)
+        dead.read(server, 2 * length)
+        server.sendall(b"answer")
+        dead.write(server, Word.IN_DONE, length)
+        dead.write(server, Word.OUT_BASE, len(b"answer"))
+        dead.write(server, Word.BEGUN, (length if begun else 0) + 1)
+        dead.give(server)
+        (passage,) = dead.passages
+        assert passage.handoff == Handoff(
+            unanswered=REQUEST[::-1],
+            crashes=int(begun),
+            deaths=1,
+            consumed=2 * length,
+            written=len(b"answer"),
+        )

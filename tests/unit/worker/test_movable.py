@@ -126,7 +126,7 @@ def test_what_comes_late_is_not_noted_of_another_connection() -> None:
             engine, server.fileno(), NEW, moves_of(ledger, client), is_unix=True
         )
         begin = engine.app
-        connection.connection_made(None)
+        connection.connection_made(Transport())
         connection.connection_lost(None)
         ledger.enter(server.fileno(), NEW)
         connection.pin()
@@ -170,6 +170,9 @@ class Transport(asyncio.Transport):
         self.is_closed = True
 
     close = abort
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Do nothing."""
 
     def get_write_buffer_size(self) -> int:
         """Have nothing left to write."""
