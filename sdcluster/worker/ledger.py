@@ -22,6 +22,11 @@ _ENTRY_WORDS = ENTRY_BYTES // 8
 _USED_WORDS = len(Word)
 _CLEAR = array("Q", bytes(8 * _USED_WORDS))
 
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""What requests take in all, but for the first page of each; no more is kept of those to come."""
+KEPT_NUMBERS = 256
+"""Connections whose number is below have a page at hand when they come: it is not given back."""
+
 SCRATCH_BYTES = 256 * 1024
 """How much is read at a time from a connection whose request is longer than what is kept."""
 
@@ -71,6 +76,9 @@ class Ledger:
         """Where frames from the control channel are read into."""
         self.left: list[int] = []
         """Numbers of connections whose end was told; they are closed right after that."""
+        self._pages = array("H", bytes(2 * layout.capacity))
+        """Pages that are used for the request of each connection."""
+        self._kept_pages = 0
 
     def close(self) -> None:
         """Let go of it in this process; another that has it, has it on."""
@@ -122,7 +130,7 @@ class Ledger:
         words[at + Word.IN_DONE] = words[at + Word.IN_END] = words[at + Word.OUT_INTERIM] = 0
         words[at + Word.CRASHES], words[at + Word.DEATHS] = handoff.crashes, handoff.deaths
         self.set_proxied(number, handoff.proxied)
-        kept = len(unanswered) <= self._limit
+        kept = len(unanswered) <= self._limit and self.use(number, len(unanswered))
         if kept:
             data_at = self.data_at(number)
             self.bytes[data_at : data_at + len(unanswered)] = unanswered
@@ -136,9 +144,41 @@ class Ledger:
             text = proxied[:MAX_PROXIED_BYTES] + b"\0"
             self.bytes[at : at + len(text)] = text
 
+    def used(self, number: int) -> int:
+        """Return how many bytes of the memory for a connection's request are in use."""
+        return self._pages[number] * PAGE_BYTES
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether memory is to be given back as soon as it can be."""
+        return self._kept_pages * PAGE_BYTES > MAX_KEPT_BYTES // 2
+
+    def use(self, number: int, length: int) -> bool:
+        """Have memory for so many bytes of a connection's request; False if it is used up."""
+        pages = -(-length // PAGE_BYTES)
+        more = pages - self._pages[number]
+        if more > 0:
+            if pages > 1 and (self._kept_pages + more) * PAGE_BYTES > MAX_KEPT_BYTES:
+                return False
+            self._pages[number] = pages
+            self._kept_pages += more
+        return True
+
     def free(self, number: int, length: int, rest: int = 0) -> None:
         """Give the memory of a request of some length back, but for that of its first bytes."""
-        begin, end = -(-rest // PAGE_BYTES), min(length, self._limit) // PAGE_BYTES
+        had = self._pages[number]
+        begin = -(-rest // PAGE_BYTES)
+        end = max(had, -(-min(length, self._limit) // PAGE_BYTES))
         if begin < end:
             at = self.data_at(number) + begin * PAGE_BYTES
             self.map.madvise(mmap.MADV_REMOVE, at, (end - begin) * PAGE_BYTES)
+            if begin < had:
+                self._pages[number] = begin
+                self._kept_pages -= had - begin
+
+    def leave(self, number: int) -> None:
+        """Note that a connection's end was told, and give its memory back."""
+        self.left.append(number)
+        pages = self._pages[number]
+        if pages > 1 or (pages and number >= KEPT_NUMBERS):
+            self.free(number, 0, PAGE_BYTES if number < KEPT_NUMBERS else 0)

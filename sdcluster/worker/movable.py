@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sdcluster.wire.channel import ANY, QUARANTINE, Handoff
-from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, State, Word
+from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, PAGE_BYTES, State, Word
 from sdcluster.worker import framing, proxyprotocol
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.ledger import Ledger
@@ -35,7 +35,7 @@ _CONTINUE_BYTES = len(_CONTINUE)
 _SLOW_BYTES = 64 * 1024
 """What may wait to be written before the engine is told that the client is slow."""
 _LONG_BYTES = 16 * 1024
-"""A request that takes so much memory that it is given back."""
+"""A request that takes so much memory that it is given back when it is answered."""
 LEAVE_RETRY_S = 0.05
 """How long to wait for a master that takes no connection at the moment."""
 RETRY_AFTER_S = 1
@@ -192,6 +192,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_ledger",
         "_length",
         "_limit",
+        "_long",
         "_loop",
         "_map",
         "_moves",
@@ -205,6 +206,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_signatures",
         "_staying_at",
         "_transport",
+        "_used",
         "_words",
         "_written",
         "crashes",
@@ -229,9 +231,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if ledger.has(number):
             self._words, self._at = ledger.words, ledger.index(number)
             self._limit, self._data_at = ledger.layout.limit, ledger.data_at(number)
+            self._used = ledger.used(number)
         else:
             self._words, self._at = memoryview(array.array("Q", bytes(ENTRY_BYTES))), 0
             self._limit, self._data_at = 0, 0
+            self._used = 0
+        self._long = _LONG_BYTES
         self._begun_at, self._signature_at = self._at + _BEGUN, self._at + _SIGNATURE
         self._signatures = moves.signatures
         self._refusal = handoff.refusal
@@ -249,6 +254,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._held_bytes = 0
         self._is_held = False
         self._is_pinned = not self._limit
+        if self._words[self._at] == State.PINNED:  # It has come with more than is kept here.
+            self._is_pinned, self._limit = True, PAGE_BYTES
         self._is_behind = False
         """Whether the transport still had something to write when it was last looked at."""
         self._is_slow = False
@@ -357,7 +364,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _end(self) -> None:
         if self._limit:
-            self._ledger.left.append(self._fd)
+            self._ledger.leave(self._fd)
         self._moves.on_closed()
         # Apart, so that each is freed at once, and no garbage collector has to find them.
         if not self._is_upgraded:
@@ -392,6 +399,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             data = bytes(self._ledger.scratch[:nbytes])
             self._scratched = nbytes
         self._length = begin + nbytes
+        if begin + nbytes > self._used:
+            self._use_more(begin)
         if self._is_unix:
             self._words[self._at + _LENGTH] = begin + nbytes
             if self._is_behind:
@@ -402,6 +411,25 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 self._be_full()
         else:
             self._scratched = 0
+
+    def _use_more(self, begin: int) -> None:
+        """Have memory for what was read, from `begin` on; or keep no more of the request."""
+        ledger, length, limit = self._ledger, self._length, self._limit
+        if begin >= limit:
+            if self._used > _LONG_BYTES:  # What is kept is of use no more, but for the head.
+                self._free(limit, _LONG_BYTES)
+        elif ledger.use(self._fd, length):
+            self._used = ledger.used(self._fd)
+            if ledger.is_half_full:
+                self._long = PAGE_BYTES
+        else:
+            self.pin()
+            self._free(length, PAGE_BYTES)
+            self._limit = PAGE_BYTES
+
+    def _free(self, length: int, rest: int) -> None:
+        self._ledger.free(self._fd, length, rest)
+        self._used = self._ledger.used(self._fd)
 
     def _be_full(self) -> None:
         """Read no more, if there is a request, and somebody who is about to say whose it is."""
@@ -737,7 +765,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             words[at + _LENGTH] = 0
         words[at + _OUT_BASE] = self._out_base = written
         self._length = 0
-        if self._is_pinned or length > _LONG_BYTES or self.hops or self.deaths:
+        if self._is_pinned or length > self._long or self.hops or self.deaths:
             self._be_as_new(length)
         if self._moves.is_draining:
             self._loop.call_soon(self._leave)
@@ -774,6 +802,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             kept = bytes(self._ledger.scratch[self._scratched - rest : self._scratched])
         else:
             return
+        if rest > PAGE_BYTES and not self._ledger.use(self._fd, rest):
+            return
         self._keep_only(kept)
         self._words[self._at + _OUT_BASE] = self._out_base = self._written
         self._be_as_new(length, rest)
@@ -786,7 +816,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._limit:
             self._is_pinned = False
             self._words[self._at] = State.OPEN
-            self._ledger.free(self._fd, length, rest)
+            self._limit = self._ledger.layout.limit
+            self._long = _LONG_BYTES
+            self._free(length, rest)
 
     def _forget_deaths(self) -> None:
         self.hops = self.crashes = self.deaths = 0
