@@ -15,6 +15,7 @@ from sdcluster.loops import EventLoop, Timer
 from sdcluster.master import closing
 from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.listeners import BACKLOG
+from sdcluster.master.passages import Passages
 from sdcluster.wire import channel
 
 ACCEPTS_PER_TURN = 64
@@ -76,7 +77,7 @@ class Dispatcher:
         self._on_exhausted = on_exhausted
         self._listeners: dict[int, socket.socket] = {}
         self._seats: dict[WorkerChannel, Seat] = {}
-        self._returned: deque[Passage] = deque()
+        self._returned = Passages()
         """Connections that were accepted, and no longer are or were not yet a worker's."""
         self._untaken: deque[Untaken] = deque()
         self._paused = False

@@ -1,0 +1,68 @@
+"""The connections that wait for a worker, and their memory."""
+
+import subprocess
+import sys
+
+from sdcluster.master.channels import Passage
+from sdcluster.master.passages import TRIM_BYTES, Passages
+from sdcluster.wire.channel import Handoff
+
+SCRIPT = """
+import os
+import socket
+import sys
+
+from sdcluster.master.channels import Passage
+from sdcluster.master.dispatch import Dispatcher
+from sdcluster.wire.channel import Handoff, decode_handoff, encode_handoff
+
+class Loop:
+    def add(self, *_): pass
+    remove = add
+    call_later = add
+
+class Worker:
+    def outstanding(self): return 0
+    connections = latency_ns = measured_ns = outstanding
+    def ask_for_room(self, _): pass
+    def hand_over(self, passage): pass
+
+def memory_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 10**6
+
+dispatcher = Dispatcher(Loop(), on_exhausted=print)
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+frame = encode_handoff(Handoff(unanswered=b"x" * 60_000, consumed=60_000))
+before, others = memory_mb(), []
+for _ in range(1_000):
+    theirs.send(frame)
+    handoff = decode_handoff(ours.recv(200_000), 1)
+    dispatcher.hand_over(Passage(os.open("/dev/null", os.O_RDONLY), handoff))
+    others.append(bytes(3_000))  # As all that is made meanwhile, and stays.
+    del handoff
+held = memory_mb()
+dispatcher.add(Worker())
+print(before, held, memory_mb())
+"""
+"""A dispatcher that holds 60 MB of requests for a while; it prints the memory of its process."""
+
+
+def test_memory_of_what_has_waited_is_given_back() -> None:
+    """To the system, and not only to the process, which may never need it again."""
+    script = [sys.executable, "-c", SCRIPT]
+    output = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    before, held, after = map(float, output.split())
+    assert held - before > 55
+    assert after - before < TRIM_BYTES / 10**6 + 7
+
+
+def test_what_waits_comes_out_in_its_order() -> None:
+    """With what was put back before the others."""
+    passages = [Passage(number, Handoff(unanswered=bytes(number))) for number in range(6)]
+    waiting = Passages()
+    waiting.append(passages[2])
+    waiting.extend([passages[3], Passage(9)])
+    waiting.extendleft(reversed(passages[:2]))
+    assert waiting[0] == passages[0]
+    assert [waiting.popleft() for _ in range(5)] == [*passages[:4], Passage(9)]
+    assert not waiting
