@@ -3,6 +3,9 @@
 It has the worker's table of descriptors, the same and not a copy: clone(2) with CLONE_FILES. So it
 has each connection that the worker has, as long as either of them lives. It is made right after the
 worker was forked, while that has one thread and little memory of its own, and it waits.
+
+When the master dies, the worker is to answer what it has and to end. One that does not, as it is
+stuck, say, is killed by its keeper: nobody else is there to do it.
 """
 
 import array
@@ -24,6 +27,8 @@ from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 from sdcluster.wire.ledger import Head, Layout, State
 from sdcluster.worker.ledger import Ledger
 
+LEAVE_GRACE_S = 5.0
+"""How much longer than its drain a worker may take to end when the master is dead."""
 NO_ROOM_RETRY_MS = 5
 """How long to wait for the master when too many descriptors are on their way."""
 
@@ -59,7 +64,7 @@ class Keeping:
     more that it has to itself.
     """
 
-    def __init__(self, label: Label, layout: Layout) -> None:
+    def __init__(self, label: Label, layout: Layout, *, drain_timeout_s: float) -> None:
         """Raises OSError where it is not known how to make a keeper."""
         number = _CLONE.get(platform.machine())
         if number is None:
@@ -69,11 +74,14 @@ class Keeping:
         self._clone = [ctypes.c_long(number), *map(ctypes.c_ulong, flags), None, None, None]
         self._label = label
         self._layout = layout
-        self._watch = _PollFd(0, select.POLLIN)
+        self._leave_ms = int((drain_timeout_s + LEAVE_GRACE_S) * 1000)
+        self._watch = (_PollFd * 2)(_PollFd(0, select.POLLIN), _PollFd(0, 0))
+        """The worker, and the channel to the master: of its end, POLLHUP, one is always told."""
 
     def start(self, control_fd: int, ledger_fd: int) -> "Keeper":
         """Start the keeper of the own process, which has one thread. Raises OSError."""
-        self._watch.fd = own = os.pidfd_open(os.getpid())
+        self._watch[0].fd = own = os.pidfd_open(os.getpid())
+        self._watch[1].fd = control_fd
         # Else a signal could run a handler of the worker's in the keeper.
         _pthread_sigmask(signal.SIG_SETMASK, _ALL_SIGNALS, _MASK)
         pid = _syscall(*self._clone)
@@ -90,12 +98,11 @@ class Keeping:
         """Be the keeper."""
         try:
             self._label.show()
-            while not self._watch.revents:
-                _poll(ctypes.byref(self._watch), 1, -1)
+            self._wait()
             # The worker may have used up its descriptors: with the one that is closed we look at
             # what is there, and then at the ledger.
             with contextlib.suppress(OSError):  # The app has closed it.
-                os.close(self._watch.fd)
+                os.close(self._watch[0].fd)
             numbers = sorted(map(int, os.listdir("/proc/self/fd")))
             ledger = Ledger(self._layout, ledger_fd)
             _pass_on(socket.socket(fileno=control_fd), ledger, _connections(ledger, numbers))
@@ -107,6 +114,19 @@ class Keeping:
             os.write(2, f"{who}: {what}\n".encode())
         finally:
             os._exit(0)
+
+    def _wait(self) -> None:
+        """Wait for the end of the worker, and see to it when the master has died."""
+        worker, master = self._watch
+        timeout_ms = -1
+        while not worker.revents:
+            if not _poll(self._watch, 2, timeout_ms):
+                signal.pidfd_send_signal(worker.fd, signal.SIGKILL)
+                timeout_ms = -1
+            if master.revents:
+                master.fd = -1  # It is told once.
+                if master.revents & select.POLLHUP:
+                    timeout_ms = self._leave_ms
 
 
 class Keeper:

@@ -29,7 +29,11 @@ class Safety:
         if prepare.crash_recovery:
             title = f"sdcluster: keeper {prepare.name} gen {prepare.generation}"
             try:
-                self._keeping = Keeping(Label(title, "sdcluster:keep"), self._layout)
+                self._keeping = Keeping(
+                    Label(title, "sdcluster:keep"),
+                    self._layout,
+                    drain_timeout_s=prepare.drain_timeout_s,
+                )
             except OSError as error:
                 self._failure = error
 
