@@ -1,8 +1,8 @@
 """Which worker gets the next connection. Pure, and on the hot path: a few comparisons a worker.
 
-A worker is a candidate while it has taken nearly all it was given (`outstanding` below the cap)
-and has fewer open connections than allowed. So a worker that is busy, stuck or stopped gets a few
-connections at the most, and those come back if it dies.
+A worker is a candidate while it has taken nearly all it was given (`outstanding` below the cap),
+has fewer open connections than allowed, and has descriptors for more. So a worker that is busy,
+stuck or stopped gets a few connections at the most, and those come back if it dies.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,9 @@ class Candidate(Protocol):
 
     def connections(self) -> int:
         """Return how many connections it has open."""
+
+    def is_starved(self) -> bool:
+        """Tell whether it has no descriptors for another connection."""
 
     def latency_ns(self) -> int:
         """Return how long an answer of its is expected to take; 0 when nothing is known."""
@@ -101,7 +104,7 @@ class Balance(Protocol):
 
 def _has_room(candidate: Candidate, limit: int) -> bool:
     outstanding = candidate.outstanding()
-    if outstanding >= MAX_OUTSTANDING:
+    if outstanding >= MAX_OUTSTANDING or candidate.is_starved():
         return False
     limit = candidate.max_connections or limit
     return not limit or outstanding + candidate.connections() < limit

@@ -5,12 +5,13 @@ has not taken is still in there (`Untaken`): no connection is lost between two p
 """
 
 import array
+import contextlib
 import fcntl
 import mmap
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sdcluster import descriptors
@@ -27,7 +28,7 @@ MAX_CONNECTIONS = 1 << 31
 """More than there can be descriptors for."""
 _TIMES = (
     *(Field.HEARTBEAT_NS, Field.OLDEST_REQUEST_NS),
-    *(Field.LATENCY_AT_NS, Field.UNANSWERED_NS),
+    *(Field.LATENCY_AT_NS, Field.UNANSWERED_NS, Field.STARVED_NS),
 )
 _SKEW_NS = 1_000_000_000
 SENSELESS = 1 << 32
@@ -127,6 +128,25 @@ class WorkerChannel:
         if max(words[one] for one in _TIMES) > now_ns + _SKEW_NS:
             return "something has happened in time to come"
         return ""
+
+    def starved_ns(self) -> int:
+        """Return since when it has no descriptors for connections, CLOCK_MONOTONIC; 0 if it has."""
+        return self.board.words[Field.STARVED_NS]
+
+    def take_back(self) -> Iterator[Passage]:
+        """Take back the connections that the worker, which lives, was given and has not taken.
+
+        Those behind an order stay until it has taken that. Raises OSError when there are too few
+        descriptors for what is left then.
+        """
+        given = Untaken(self._theirs)
+        while given.peek().startswith((channel.CONNECTION, channel.HANDOFF)):
+            data, passages = given.take_one()
+            if not passages and data:
+                with contextlib.suppress(OSError):
+                    self._ours.send(data)  # The worker was faster, and this is its next order.
+            self._sent -= len(passages)
+            yield from passages
 
     def latency_ns(self) -> int:
         """Return how long an answer of the worker is expected to take; 0 when nothing is known."""
@@ -327,17 +347,22 @@ class Untaken:
     def __init__(self, end: socket.socket) -> None:
         """`end` is the worker's end of the channel."""
         self._end = end
-        self._end.setblocking(False)
+
+    def peek(self) -> bytes:
+        """Return how the next frame begins; nothing when there is none."""
+        while True:
+            try:
+                flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+                return self._end.recv(channel.MAX_CONNECTIONS_PER_FRAME, flags)
+            except ConnectionResetError:
+                continue  # Told once, when the other end was closed with something unread in it.
+            except BlockingIOError:
+                return b""
 
     def next_count(self) -> int:
         """Return how many connections `take` would return; 0 when there are no more."""
         while True:
-            try:
-                order = self._end.recv(channel.MAX_CONNECTIONS_PER_FRAME, socket.MSG_PEEK)
-            except ConnectionResetError:
-                continue  # Told once, when the other end was closed with something unread in it.
-            except BlockingIOError:
-                return 0
+            order = self.peek()
             if order.startswith(channel.HANDOFF):
                 return 1
             if not order or order.startswith(channel.CONNECTION):
@@ -350,18 +375,27 @@ class Untaken:
         Raises OSError when there are too few descriptors for them; they stay where they are.
         """
         count = self.next_count()
-        if not count:
-            return []
-        descriptors.require(count, like=self._end.fileno())
+        return self.take_one(at_most=count)[1] if count else []
+
+    def take_one(
+        self, *, at_most: int = channel.MAX_CONNECTIONS_PER_FRAME
+    ) -> tuple[bytes, list[Passage]]:
+        """Return the next frame, and its connections: no more than `at_most`.
+
+        Raises OSError as `take` does, and when there is none.
+        """
+        descriptors.require(at_most, like=self._end.fileno())
         data, fds = self._receive()
         if data.startswith(channel.HANDOFF):
-            return [Passage(fds[0], channel.decode_handoff(data, len(fds)))]
-        return [Passage(fd) for fd in fds]
+            return data, [Passage(fds[0], channel.decode_handoff(data, len(fds)))]
+        return data, [Passage(fd) for fd in fds]
 
     def _receive(self) -> tuple[bytes, list[int]]:
         # Not socket.recv_fds, which ignores the flag.
         data, ancillary, _, _ = self._end.recvmsg(
-            channel.MAX_HANDOFF_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            channel.MAX_HANDOFF_BYTES,
+            _ANCILLARY_BYTES,
+            socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT,
         )
         return data, descriptors.attached(ancillary)
 

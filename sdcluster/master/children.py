@@ -50,6 +50,7 @@ class Children:
         journal: Journal,
         report: Callable[[ev.Event], None],
         on_room: Callable[[], None],
+        on_starved: Callable[[WorkerProcess], None],
         on_gone: Callable[[WorkerProcess, Untaken], None],
         on_passage: Callable[[Passage], None],
         on_blame: Callable[[int], None],
@@ -58,6 +59,8 @@ class Children:
         spare_others: bool = False,
     ) -> None:
         """`report` is told each event. `on_room` is told that a worker has taken connections.
+
+        `on_starved` is told that one has no descriptors for those it was given.
 
         With `spare_others` only processes that were started here are reaped: in a program of the
         user's, the others are the business of that program.
@@ -72,6 +75,7 @@ class Children:
         self._journal = journal
         self._report = report
         self._on_room = on_room
+        self._on_starved = on_starved
         self._on_gone = on_gone
         self._on_passage = on_passage
         self._is_ours = is_ours
@@ -409,6 +413,8 @@ class Children:
             process.last_ping = now
         if notification.taken:
             self._on_room()
+        if notification.starved:
+            self._on_starved(process)
         if notification.keeper:
             self._take_keeper(process, notification.keeper)
         if notification.failed is not None:

@@ -65,6 +65,7 @@ class Cluster:
             journal=journal,
             report=self._report,
             on_room=self._room,
+            on_starved=traffic.relieve,
             on_gone=self._worker_gone,
             on_passage=self._hand_over,
             on_blame=lambda signature: self._quarantine.blame(signature),

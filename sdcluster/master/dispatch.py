@@ -49,6 +49,10 @@ class Seat:
         """Return how many connections it has open."""
         return self.channel.connections()
 
+    def is_starved(self) -> bool:
+        """Tell whether it has no descriptors for another connection."""
+        return bool(self.channel.starved_ns())
+
     def latency_ns(self) -> int:
         """Return how long an answer of its is expected to take."""
         return self.channel.latency_ns()
@@ -129,6 +133,16 @@ class Dispatcher:
         else:
             untaken.close()
 
+    def relieve(self, worker: WorkerChannel) -> None:
+        """Give others what a worker was given and cannot take. It says so again if some is left."""
+        if not worker.starved_ns():
+            return
+        try:
+            self._returned.extend(worker.take_back())
+        except OSError as error:
+            self._tell_exhausted(error)
+        self._give_returned()
+
     def hand_over(self, passage: Passage) -> None:
         """Give a connection that a worker had to another: that of the slot named, if there is one.
 
@@ -137,7 +151,8 @@ class Dispatcher:
         handoff = passage.handoff
         if handoff is not None and handoff.slot != channel.ANY:
             for seat in self._seats.values():
-                if seat.slot == handoff.slot and self._passes(seat.channel, passage):
+                can_take = seat.slot == handoff.slot and not seat.is_starved()
+                if can_take and self._passes(seat.channel, passage):
                     return
             passage = replace(passage, handoff=replace(handoff, slot=channel.ANY, hops=MAX_HOPS))
         self._returned.append(passage)
@@ -187,7 +202,11 @@ class Dispatcher:
 
     def _give_anyway(self) -> bool:
         """Give what has come back to the workers with the fewest to take; False if some is left."""
-        workers = [worker for worker in self._seats if worker.outstanding() < SENSELESS]
+        workers = [
+            worker
+            for worker in self._seats
+            if worker.outstanding() < SENSELESS and not worker.starved_ns()
+        ]
         while workers and (self._returned or self._take_back()):
             worker = fewest_outstanding(workers)
             share = min(-(-len(self._returned) // len(workers)), worker.frame_limit)

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 from sdcluster.config import Config
 
+STARVED_S = 1.0
+"""How long a worker may have no descriptors for connections: it may only have very many of them."""
+LEAST_SHARE = 0.25
+"""What share of its descriptors are connections then, of a worker that leaks none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -14,6 +19,11 @@ class Figures:
     oldest_request: float
     requests: int
     memory_mb: float
+    starved_s: float = 0.0
+    """How long it has had no descriptors for connections."""
+    connections: int = 0
+    max_descriptors: int = 0
+    """That it may have open; known of one that is starved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,12 @@ def hung(figures: Figures, limits: Limits, now: float) -> str:
 
 def worn(figures: Figures, limits: Limits) -> str:
     """Say why the worker is due to be recycled; empty when it is not."""
+    connections, most = figures.connections, figures.max_descriptors
+    if figures.starved_s >= STARVED_S and connections < LEAST_SHARE * most:
+        return (
+            f"has had no descriptors for connections for {figures.starved_s:.1f} s, though only "
+            f"{connections} of its {most} are connections: its app leaks them"
+        )
     if limits.max_requests and figures.requests >= limits.max_requests:
         return f"has answered {figures.requests} requests (max_requests)"
     if limits.max_lifetime_s and figures.age_s >= limits.max_lifetime_s:

@@ -275,6 +275,7 @@ class Primary:
             journal=journal,
             report=self._report,
             on_room=lambda: None,
+            on_starved=lambda _child: None,  # It gets its connections elsewhere.
             on_gone=self._child_gone,
             on_passage=lambda passage: closing.close([passage.fd]),  # Nobody hands any over.
             on_blame=lambda _signature: None,

@@ -136,6 +136,10 @@ class Traffic:
         """Give others what a worker had not taken before it died."""
         self._dispatcher.give_back(untaken)
 
+    def relieve(self, process: WorkerProcess) -> None:
+        """Give others what a worker was given and has no descriptors for."""
+        self._dispatcher.relieve(process.channel)
+
     def is_ours(self, connection: socket.socket) -> bool:
         """Tell whether a connection has come to one of the listeners, by its own address."""
         own = _place(connection)

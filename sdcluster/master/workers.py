@@ -1,6 +1,7 @@
 """The worker processes, as the master holds them from the order to fork until they are reaped."""
 
 import os
+import resource
 import signal
 from dataclasses import dataclass, field
 
@@ -149,13 +150,23 @@ class WorkerProcess:
         """Return how it is doing."""
         board = self.channel.board
         beat = self.last_ping if self.is_command else board[Field.HEARTBEAT_NS] / 1e9
+        starved = self.channel.starved_ns() / 1e9
         return Figures(
             age_s=now - self.ready_at if self.ready_at else 0.0,
             last_beat=beat if self.ready_at else 0.0,
             oldest_request=board[Field.OLDEST_REQUEST_NS] / 1e9,
             requests=board[Field.REQUESTS],
             memory_mb=self._memory_mb() if self.limits.max_memory_mb else 0.0,
+            starved_s=now - starved if starved else 0.0,
+            connections=self.channel.connections(),
+            max_descriptors=self._max_descriptors() if starved else 0,
         )
+
+    def _max_descriptors(self) -> int:
+        try:
+            return resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[0]
+        except OSError:  # It runs as another user.
+            return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def _memory_mb(self) -> float:
         try:

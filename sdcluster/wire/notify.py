@@ -9,6 +9,7 @@ control channel. So there is one vocabulary for every kind of worker:
     STATUS=…     one line for people
     X_WORN=1     it was told to stop, and serves until another does in its place (ours)
     X_TAKEN=1    it took or closed connections while the master was waiting for room (ours)
+    X_STARVED=1  connections wait, or may, that it has no descriptors for (ours)
     X_KEEPER=PID its keeper runs, see `worker.keeper` (ours)
     X_FAILED=…   why it could not become ready, one line (ours)
 
@@ -32,6 +33,7 @@ class Notification:
     watchdog: bool = False
     worn: bool = False
     taken: bool = False
+    starved: bool = False
     keeper: int = 0
     status: str | None = None
     failed: str | None = None
@@ -74,6 +76,7 @@ def decode(data: bytes) -> Notification:
         watchdog=values.get("WATCHDOG") == "1",
         worn=values.get("X_WORN") == "1",
         taken=values.get("X_TAKEN") == "1",
+        starved=values.get("X_STARVED") == "1",
         keeper=_pid(values.get("X_KEEPER", "")),
         status=_line(values.get("STATUS")),
         failed=_line(values.get("X_FAILED")),

@@ -53,6 +53,11 @@ class Field(IntEnum):
     """Written by the master: a number that changes whenever other signatures are listed."""
     SIGNATURES = 15
     """Written by the master: how many are listed."""
+    STARVED_NS = 16
+    """CLOCK_MONOTONIC when descriptors for connections were found to be used up; 0 if they are not.
+
+    As long as it is not 0, the worker can take none.
+    """
 
 
 SIGNATURES_AT = 64

@@ -3,14 +3,19 @@
 Listeners are not given to the engine or the event loop to serve: both would call listen(2) again,
 which changes the backlog that systemd has set, and empty the backlog in one go, which starves the
 other workers.
+
+Nor is anything taken that there are no descriptors for: it would be lost. The master is told, gives
+it to others, and nothing more to this worker until it has descriptors again (`STARVED_NS`).
 """
 
 import asyncio
 import errno
 import logging
 import resource
+import select
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +33,7 @@ FRAMES_PER_TURN = 16
 
 _CONNECTIONS, _TAKEN = int(Field.CONNECTIONS), int(Field.TAKEN)
 _WAITING, _MOVES = int(Field.WAITING), int(Field.MOVES)
+_STARVED_NS = int(Field.STARVED_NS)
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 
@@ -78,6 +84,8 @@ class Intake:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._high_fd = soft - 2 * channel.MAX_CONNECTIONS_PER_FRAME if soft > 0 else sys.maxsize
         self._is_scarce = True
+        self._is_starved = False
+        """Whether connections wait, or may, that there are no descriptors for."""
         self._has_told = False
         """That connections wait, since one was last taken."""
         control.setblocking(False)
@@ -87,6 +95,12 @@ class Intake:
     def is_limited(self) -> bool:
         """Whether there is a limit to the connections open at a time."""
         return bool(self._max_connections)
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether there are connections that have no protocol yet."""
+        is_left = self._is_starved and _connections(self._peek() or b"") > 0
+        return bool(self._opening) or is_left
 
     @property
     def opening(self) -> int:
@@ -115,7 +129,7 @@ class Intake:
         return not limit or self._connections() + len(self._opening) < limit
 
     def _resume(self) -> None:
-        if not self._accepting and not self._closed:
+        if not self._accepting and not self._closed and not self._is_starved:
             self._accepting = True
             for listener in self._listeners:
                 self._loop.add_reader(listener.sock, self._accept, listener)
@@ -133,9 +147,14 @@ class Intake:
             if not self._has_room():
                 self._pause()
                 return
+            if self._is_scarce and not self._has_descriptors():
+                self._starve("descriptors are used up")
+                return
             self._ledger.begin_taking()
             try:
-                self._open(listener.accept(), NEW, is_unix=listener.is_unix)
+                connection = listener.accept()
+                self._is_scarce = connection.fileno() >= self._high_fd
+                self._open(connection, NEW, is_unix=listener.is_unix)
                 self._count()
             except (BlockingIOError, InterruptedError):
                 return  # A sibling was faster.
@@ -144,9 +163,7 @@ class Intake:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                self._tell_exhausted(f"cannot accept: {reason_of(error)}")
-                self._pause()
-                self._loop.call_later(EXHAUSTED_PAUSE_S, self._resume)
+                self._starve(f"cannot accept: {reason_of(error)}")
                 return
             finally:
                 self._ledger.end_taking()
@@ -171,10 +188,11 @@ class Intake:
 
     def _read_control(self) -> None:
         for _ in range(FRAMES_PER_TURN):
-            if self._is_scarce and self._lacks_descriptors():
-                self._tell_exhausted("descriptors are used up")
-                self._loop.remove_reader(self._control)
-                self._loop.call_later(EXHAUSTED_PAUSE_S, self._listen_to_master)
+            frame = self._peek()
+            if frame is None:
+                return
+            if not self._has_descriptors_for(_connections(frame)):
+                self._starve("descriptors are used up")
                 return
             self._ledger.begin_taking()
             try:
@@ -182,6 +200,65 @@ class Intake:
                     return
             finally:
                 self._ledger.end_taking()
+
+    def _peek(self) -> bytes | None:
+        """Return how the next frame begins; nothing at the end, None when there is none yet."""
+        try:
+            return self._control.recv(channel.MAX_CONNECTIONS_PER_FRAME, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
+    def _has_descriptors(self) -> bool:
+        """Tell whether there are descriptors for connections, and some for the app."""
+        return self._has_descriptors_for(channel.MAX_CONNECTIONS_PER_FRAME)
+
+    def _has_descriptors_for(self, connections: int) -> bool:
+        if connections and self._is_scarce:
+            connections = channel.MAX_CONNECTIONS_PER_FRAME  # Some are for the app.
+        try:
+            descriptors.require(connections, like=self._control.fileno())
+        except OSError:
+            return False
+        return True
+
+    # Without descriptors.
+
+    def look_for_leaks(self) -> None:
+        """Have it known that descriptors are used up before there is a connection to take."""
+        if not self._is_starved and not self._has_descriptors():
+            self._starve("descriptors are used up")
+
+    def _starve(self, reason: str) -> None:
+        """Leave all connections to others until there are descriptors for some."""
+        self._is_starved = self._is_scarce = True
+        self._words[_STARVED_NS] = time.monotonic_ns()
+        self._pause()
+        self._loop.remove_reader(self._control)
+        if not self._has_told:
+            self._has_told = True
+            logger.warning("%s; connections wait", reason)
+        self._stay_starved()
+
+    def _stay_starved(self) -> None:
+        # Each time: the master may have had no time to listen, or no descriptors itself.
+        self.tell(X_STARVED=1)
+        self._loop.call_later(EXHAUSTED_PAUSE_S, self._look_for_descriptors)
+
+    def _look_for_descriptors(self) -> None:
+        if self._has_descriptors():
+            self._is_starved = False
+            self._words[_STARVED_NS] = 0
+            self._listen_to_master()
+            self.look_for_room()
+            return
+        if _is_dead(self._control):
+            self._on_end()  # It is told only behind the connections that wait.
+        while (frame := self._peek()) is not None and not _connections(frame):
+            if not self._take():
+                break
+        self._stay_starved()
 
     def _take(self) -> bool:
         """Take one frame; False when there is none."""
@@ -246,24 +323,6 @@ class Intake:
         self._count()
         self._words[_MOVES] += 1
 
-    def _lacks_descriptors(self) -> bool:
-        """Tell whether connections wait for which there are no descriptors: they would be lost."""
-        try:
-            if self._control.recv(1, socket.MSG_PEEK) not in (channel.CONNECTION, channel.HANDOFF):
-                return False
-        except OSError:
-            return False
-        try:
-            descriptors.require(channel.MAX_CONNECTIONS_PER_FRAME, like=self._control.fileno())
-        except OSError:
-            return True
-        return False
-
-    def _tell_exhausted(self, reason: str) -> None:
-        if not self._has_told:
-            self._has_told = True
-            logger.warning("%s; connections wait", reason)
-
     def _open(self, connection: socket.socket, came_with: Handoff, *, is_unix: bool) -> None:
         self._has_told = False
         number = connection.fileno()
@@ -305,6 +364,20 @@ class _Listener:
 def _close_failed(connection: socket.socket) -> None:
     logger.exception("a connection cannot be served, and is closed")
     connection.close()
+
+
+def _connections(frame: bytes) -> int:
+    """Return how many connections a frame brings that begins so."""
+    if frame.startswith(channel.HANDOFF):
+        return 1
+    return len(frame) if frame.startswith(channel.CONNECTION) else 0
+
+
+def _is_dead(control: socket.socket) -> bool:
+    """Tell whether the master is dead, whatever is still in the channel: poll(2)."""
+    poll = select.poll()
+    poll.register(control, 0)  # Of POLLHUP one is always told.
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def tell(control: socket.socket, **assignments: str | int) -> None:

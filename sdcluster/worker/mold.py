@@ -19,7 +19,7 @@ from sdcluster import side
 from sdcluster.errors import AppError, ProtocolError, reason_of
 from sdcluster.process import Label
 from sdcluster.wire import frames
-from sdcluster.worker import engine, forking, loader, logs, roles
+from sdcluster.worker import engine, forking, limits, loader, logs, roles
 from sdcluster.worker.orders import Orders, decode
 from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember
@@ -91,6 +91,7 @@ class _Mold:
         side.member = ServiceMember(has_agent=bool(prepare.agent))  # The app may add its handlers.
         if prepare.preload or prepare.trial:
             self._app, self._interface = roles.load_app(prepare)
+            limits.require_descriptors(like=self._channel.fileno())
             for target, what in ((prepare.agent, "agent"), (prepare.shard_function, "shard")):
                 if target:
                     loader.load_function(target, what)

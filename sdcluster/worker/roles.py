@@ -18,7 +18,7 @@ from sdcluster.process import Label
 from sdcluster.wire import frames
 from sdcluster.wire.channel import QUARANTINE
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
-from sdcluster.worker import agent, command, engine, loader, logs, routing, script, server
+from sdcluster.worker import agent, command, engine, limits, loader, logs, routing, script, server
 from sdcluster.worker.intake import tell
 from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember
@@ -145,6 +145,7 @@ def _serve(
     board = Scoreboard(mmap.mmap(descriptors[1], SIZE_BYTES))
     if app is None:
         app, interface = load_app(prepare)
+        limits.require_descriptors(like=control.fileno())
         logs.promote()
     if interface == "wsgi":
         app = engine.wsgi_middleware()(app, workers=prepare.threads)

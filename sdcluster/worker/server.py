@@ -11,6 +11,7 @@ from typing import cast
 
 from sdcluster.wire.frames import Prepare
 from sdcluster.wire.scoreboard import Field, Scoreboard
+from sdcluster.worker import limits
 from sdcluster.worker.application import Application, loop_factory
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.gate import App, Gate
@@ -102,6 +103,7 @@ class _Server:
     async def run(self, flush: Callable[[], Awaitable[None]]) -> None:
         loop, application = asyncio.get_running_loop(), self._application
         await application.start_up()
+        limits.require_descriptors(like=self._control.fileno())
         limit = 1 if self._is_quarantine else self._prepare.max_connections
         replay = cast(Policy, self._prepare.replay)
         way_out = Exit(self._control)
@@ -139,7 +141,7 @@ class _Server:
         await self._ended.wait()
         intake.stop_accepting()
         await application.drain(
-            self._prepare.drain_timeout_s, is_arriving=lambda: intake.opening, moves=moves
+            self._prepare.drain_timeout_s, is_arriving=lambda: intake.is_arriving, moves=moves
         )
         beat.cancel()
         await application.shut_down()
@@ -160,4 +162,5 @@ class _Server:
             board[Field.REQUESTS] = application.requests
             board[Field.CONNECTIONS] = application.connections + intake.opening
             intake.look_for_room()
+            intake.look_for_leaks()
             await asyncio.sleep(interval_s)

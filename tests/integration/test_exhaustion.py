@@ -162,7 +162,6 @@ def test_a_worker_short_of_descriptors_loses_nothing(start: Start, scheduling: s
         assert cpu_s(pids[slot]) - used < 0.3
         kept.fetch("/release")
         assert [one.result().status for one in answers] == [200] * 40
-    assert instance.worker_pids() == pids
     assert "connections lost" not in instance.log()
 
 

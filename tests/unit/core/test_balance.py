@@ -22,6 +22,7 @@ class Load:
     slot: int = 0
     latency: int = 0
     measured: int = 0
+    starved: bool = False
     credit: int = 0
     max_connections: int = 0
     looks: int = 0
@@ -34,6 +35,10 @@ class Load:
     def connections(self) -> int:
         """Return what it has open."""
         return self.open
+
+    def is_starved(self) -> bool:
+        """Tell whether it has no descriptors."""
+        return self.starved
 
     def latency_ns(self) -> int:
         """Return how long an answer is expected to take."""
@@ -102,6 +107,20 @@ def test_worker_that_does_not_take_what_it_was_given_is_passed_over(
     loads[1].given = MAX_OUTSTANDING
     loads[2].given = MAX_OUTSTANDING - 1
     assert 1 not in spread(balance(policy, weights=weights), loads, 50)
+
+
+@pytest.mark.parametrize("weights", [(), (9, 1)])
+@pytest.mark.parametrize("policy", ALL)
+def test_worker_without_descriptors_is_passed_over(
+    policy: Policy, weights: tuple[int, ...]
+) -> None:
+    """Whatever it was given, it could take none of it."""
+    loads = workers(2)
+    loads[0].starved = True
+    by = balance(policy, weights=weights)
+    assert spread(by, loads, 20) == [1] * 20
+    loads[1].starved = True
+    assert by.pick(loads) is None
 
 
 @pytest.mark.parametrize("weights", [(), (9, 1)])

@@ -82,6 +82,40 @@ def test_a_worker_that_took_everything_leaves_nothing(
     assert take_all(channel.untaken()) == []
 
 
+def test_what_a_worker_that_lives_does_not_take_is_taken_back(channel: WorkerChannel) -> None:
+    """It was given that much less then; orders in between are for the worker to take first."""
+    clients = [*give(channel, 2), *give(channel, 1)]
+    channel.admit()
+    clients += give(channel, 1)
+    back = list(channel.take_back())
+    assert len(back) == 3
+    assert channel.outstanding() == 1
+    worker = socket.socket(fileno=os.dup(channel.descriptors()[0]))
+    assert worker.recv(10) == b"a"
+    back += channel.take_back()
+    assert channel.outstanding() == 0
+    assert list(channel.take_back()) == []
+    for passage, client in zip(back, clients, strict=True):
+        os.write(passage.fd, b"hello")
+        assert client.recv(10) == b"hello"
+        os.close(passage.fd)
+        client.close()
+    worker.close()
+
+
+def test_what_there_are_no_descriptors_for_is_not_taken_back(channel: WorkerChannel) -> None:
+    """It stays where it is, and is counted as given."""
+    clients = give(channel, 2)
+    with room_for(1), pytest.raises(OSError, match="Too many open files"):
+        list(channel.take_back())
+    assert channel.outstanding() == 2
+    back = list(channel.take_back())
+    assert len(back) == 2
+    for passage, client in zip(back, clients, strict=True):
+        os.close(passage.fd)
+        client.close()
+
+
 def test_what_was_not_taken_outlives_the_channel() -> None:
     """Also when the worker had said something that nobody has read."""
     channel = WorkerChannel()

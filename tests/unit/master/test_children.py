@@ -40,6 +40,7 @@ class Family:
             loop=cast(EventLoop, FakeLoop()),
             journal=cast(Journal, None),
             report=self.events.append,
+            on_starved=lambda _process: None,
             on_room=lambda: None,
             on_gone=lambda _process, untaken: untaken.close(),
             on_passage=self.passages.append,

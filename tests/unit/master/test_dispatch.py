@@ -92,6 +92,7 @@ class FakeWorker:
         self.open = 0
         self.error: OSError | None = None
         self.asked = False
+        self.starved = 0
         self.is_quick = False
         """Whether it takes what it was given just before it is asked to tell."""
 
@@ -107,6 +108,18 @@ class FakeWorker:
     def connections(self) -> int:
         """Return what it has open."""
         return self.open
+
+    def starved_ns(self) -> int:
+        """Return since when it has had no descriptors."""
+        return self.starved
+
+    def take_back(self) -> Iterator[Passage]:
+        """Give back what was not taken."""
+        if self.error is not None:
+            raise self.error
+        frames, self.frames = self.frames, []
+        for fd in [fd for frame in frames for fd in frame]:
+            yield Passage(fd)
 
     def give(self, connections: Sequence[int]) -> None:
         """Duplicate them, as passing them does."""
@@ -349,6 +362,51 @@ def test_connections_of_a_dead_worker_are_given_to_others(scene: Set) -> None:
     untaken = one.die(0)
     assert one.counts() == [0, 2, 1] or one.counts() == [0, 1, 2]
     assert untaken.closed
+
+
+def test_connections_of_a_worker_without_descriptors_are_given_to_others(scene: Set) -> None:
+    """It lives, and gets nothing more until it has some."""
+    one = scene(2, queue=10)
+    one.loop.turn()
+    one.workers[0].starved = 1
+    one.dispatcher.relieve(one.channel(0))
+    assert one.counts() == [0, MAX_OUTSTANDING]
+    one.workers[1].take_all()
+    one.loop.wait()
+    assert one.counts() == [0, 10]
+    one.workers[0].starved = 0
+    one.listener.queue = 2
+    one.loop.turn()
+    assert one.counts() == [1, 11]
+
+
+def test_nothing_is_taken_back_of_a_worker_that_has_descriptors_again(scene: Set) -> None:
+    """It said so a while ago."""
+    one = scene(2, queue=4)
+    one.loop.turn()
+    one.dispatcher.relieve(one.channel(0))
+    assert one.counts() == [2, 2]
+
+
+def test_what_cannot_be_taken_back_stays_where_it_is(scene: Set) -> None:
+    """Without descriptors for it; that is told."""
+    one = scene(2, queue=4)
+    one.loop.turn()
+    one.workers[0].starved = 1
+    one.workers[0].error = OSError(errno.EMFILE, "no more")
+    one.dispatcher.relieve(one.channel(0))
+    assert one.counts() == [2, 2]
+    assert [error.errno for error in one.exhausted] == [errno.EMFILE]
+
+
+def test_connection_for_a_slot_without_descriptors_goes_to_another(scene: Set) -> None:
+    """It would wait there for nobody knows how long."""
+    one = scene(2)
+    one.workers[0].starved = 1
+    pair = socket.socketpair()
+    one.dispatcher.hand_over(Passage(pair[0].detach(), Handoff(slot=0)))
+    assert one.counts() == [0, 1]
+    pair[1].close()
 
 
 def test_connections_that_came_back_wait_for_a_worker(scene: Set) -> None:

@@ -80,6 +80,18 @@ def test_worker_is_worn_when_it_reaches_a_limit(
     assert not found or next(iter(limit)) in found
 
 
+@pytest.mark.parametrize(
+    ("starved_s", "connections", "is_worn"),
+    [(1.0, 63, True), (0.9, 63, False), (1.0, 64, False), (60.0, 255, False), (0.0, 0, False)],
+)
+def test_worker_that_leaks_descriptors_is_worn(
+    starved_s: float, connections: int, is_worn: bool
+) -> None:
+    """But not one that has used them up for a moment, or for very many connections."""
+    starved = figures(starved_s=starved_s, connections=connections, max_descriptors=256)
+    assert bool(worn(starved, only())) == is_worn
+
+
 def test_jitter_spreads_the_number_of_requests_only(tmp_path: Path) -> None:
     """Workers that start together do not wear out together."""
     options = {
