@@ -1,5 +1,6 @@
 """Limits of the system that are reached: the reason is told, nothing spins, and it gets better."""
 
+import asyncio
 import itertools
 import os
 import re
@@ -43,6 +44,19 @@ async def app(scope, receive, send):
 """
 """An app that uses up nearly all descriptors of its worker, or gives them back."""
 
+SLOW = """
+import asyncio
+import os
+
+async def app(scope, receive, send):
+    await asyncio.sleep(0.5)
+    os.close(os.open("/dev/null", os.O_RDONLY))
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+"""An app that takes a while, and a descriptor, for each request."""
+
 OTHER_UID = 61_234
 """A user that nobody else is, so that its number of processes is known."""
 
@@ -53,6 +67,36 @@ AS_OTHER_USER = (
     *(f"--inh-caps={_MAY}", f"--ambient-caps={_MAY}"),
 )
 """Runs a command as that user: the limit of processes does not hold for root."""
+
+
+class Flood:
+    """Clients that come at once, and each have a request, an answer and go."""
+
+    def __init__(self, address: str, clients: int) -> None:
+        self._host, self._port = address.split(":")
+        self._clients = clients
+        self.answered: list[int] = []
+        self.lost: list[str] = []
+
+    async def run(self) -> None:
+        """Come, and wait for all answers."""
+        await asyncio.gather(*(self._client(number) for number in range(self._clients)))
+
+    async def _client(self, number: int) -> None:
+        try:
+            async with asyncio.timeout(30.0):
+                reader, writer = await asyncio.open_connection(self._host, int(self._port))
+                writer.write(b"GET / HTTP/1.1\r\nHost: flood\r\n\r\n")
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(2)
+                writer.close()
+        except (OSError, EOFError, TimeoutError) as error:
+            self.lost.append(f"{number}: {error!r}")
+            return
+        if head.startswith(b"HTTP/1.1 200 ") and body == b"ok":
+            self.answered.append(number)
+        else:
+            self.lost.append(f"{number}: {head!r}")
 
 
 @contextmanager
@@ -163,6 +207,31 @@ def test_a_worker_short_of_descriptors_loses_nothing(start: Start, scheduling: s
         kept.fetch("/release")
         assert [one.result().status for one in answers] == [200] * 40
     assert "connections lost" not in instance.log()
+
+
+@pytest.mark.parametrize(
+    "scheduling", ["round-robin", "least-connections", "least-latency", "shared", "reuseport"]
+)
+def test_a_flood_loses_nothing_when_workers_die_whose_descriptors_are_used_up(
+    start: Start, scheduling: str
+) -> None:
+    """More clients than two workers have descriptors for, and one worker is killed: all wait."""
+    config = f'app = "app:app"\nworkers = 2\nscheduling = "{scheduling}"\n'
+    instance = start(SLOW, config=config, prefix=("prlimit", "--nofile=256:256"))
+    flood = Flood(instance.address, 700)
+    victim = serving(instance)[0]
+
+    async def attack() -> None:
+        clients = asyncio.create_task(flood.run())
+        while len(flood.answered) < 50 and not clients.done():
+            await asyncio.sleep(0.01)
+        kill(victim, signal.SIGKILL)
+        await clients
+
+    asyncio.run(attack())
+    assert flood.lost == []
+    assert len(flood.answered) == 700
+    instance.wait_status(lambda status: status["ready"] == 2)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root")
