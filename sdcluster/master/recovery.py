@@ -31,7 +31,7 @@ from sdcluster.wire.ledger import (
 )
 
 TIMEOUT_S = 2.0
-"""How long a keeper may take."""
+"""How long a keeper may take, the time aside in which there are no descriptors for what it has."""
 REFUSED = 502
 """The status that a request is refused with which has killed a worker that had nothing else."""
 FRAMES_PER_TURN = 16
@@ -94,6 +94,8 @@ class Recovery:
         """Whether nobody sends any more."""
         self._is_waiting = False
         """Whether there are too few descriptors for what is there."""
+        self._has_waited = False
+        """Whether there were, since it was last asked if the keeper is late."""
         self._is_over = False
         self._numbers: set[int] = set()
         self._inodes: set[int] = set()
@@ -122,8 +124,11 @@ class Recovery:
             self._end()
 
     def _give_up(self) -> None:
+        if self._has_waited:
+            self._has_waited = self._is_waiting
+            self._timer = self._loop.call_later(TIMEOUT_S, self._give_up)
+            return
         self._on_late()
-        self._is_waiting = False
         self.keeper_is_gone()
         self._end()
 
@@ -143,7 +148,7 @@ class Recovery:
             return False
         except OSError:
             self._loop.remove(self._worker.fileno())
-            self._is_waiting = True
+            self._is_waiting = self._has_waited = True
             self._loop.call_later(EXHAUSTED_RETRY_S, self._resume)
             return False
         if isinstance(said, Passage):

@@ -212,20 +212,22 @@ def test_a_worker_short_of_descriptors_loses_nothing(start: Start, scheduling: s
 @pytest.mark.parametrize(
     "scheduling", ["round-robin", "least-connections", "least-latency", "shared", "reuseport"]
 )
+@pytest.mark.parametrize("victims", [1, 2])
 def test_a_flood_loses_nothing_when_workers_die_whose_descriptors_are_used_up(
-    start: Start, scheduling: str
+    start: Start, scheduling: str, victims: int
 ) -> None:
-    """More clients than two workers have descriptors for, and one worker is killed: all wait."""
+    """More clients than two workers have descriptors for, or a master of two that die: all wait."""
     config = f'app = "app:app"\nworkers = 2\nscheduling = "{scheduling}"\n'
     instance = start(SLOW, config=config, prefix=("prlimit", "--nofile=256:256"))
     flood = Flood(instance.address, 700)
-    victim = serving(instance)[0]
+    pids = serving(instance)
 
     async def attack() -> None:
         clients = asyncio.create_task(flood.run())
         while len(flood.answered) < 50 and not clients.done():
             await asyncio.sleep(0.01)
-        kill(victim, signal.SIGKILL)
+        for slot in range(victims):
+            kill(pids[slot], signal.SIGKILL)
         await clients
 
     asyncio.run(attack())

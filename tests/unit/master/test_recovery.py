@@ -411,6 +411,27 @@ def test_keeper_that_is_late_is_told_of_and_not_waited_for(dead: DeadWorker) -> 
     assert not dead.loop.readers
 
 
+def test_keeper_is_not_late_while_there_are_no_descriptors_for_what_it_has(
+    dead: DeadWorker,
+) -> None:
+    """It is the master that is late then; afterwards it has as much time as any."""
+    with connected() as (server, _):
+        dead.enter(server)
+        dead.send(LEDGER, [dead.ledger.fd])
+        dead.send(encode_kept([server.fileno()]), [server.fileno()])
+        with room_for(0):
+            for _ in range(3):
+                dead.loop.turn()
+                dead.loop.wait()
+        assert (dead.lates, dead.ends) == (0, [])
+        dead.loop.turn()
+        dead.loop.wait()
+        assert (dead.lates, dead.ends) == (0, [])
+        dead.loop.wait()
+    assert dead.lates == 1
+    assert dead.ends == [Summary(idle=1)]
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 def test_keeper_that_dies_ends_it(dead: DeadWorker, is_open: bool) -> None:
     """What it has sent is taken; whether or not somebody has its end of the channel still."""
