@@ -238,6 +238,11 @@ class WorkerChannel:
         except OSError:
             pass  # It is retired already, or dead.
 
+    def hurry(self) -> None:
+        """Say that new clients wait for the worker's end: it is not to wait for silent ones."""
+        with contextlib.suppress(OSError):  # As above.
+            self._ours.send(channel.HURRY)
+
     def retire(self) -> None:
         """Say that no more connections will come: an end of file after the last one."""
         try:

@@ -92,6 +92,12 @@ class Chronicle:
         self._manager.extend_timeout()
         self._manager.status(status_line)
 
+    def connections_are_left(self, count: int) -> None:
+        """Tell how many connections wait for the next master."""
+        if count:
+            text = f"{count} connections are left to the next start, in systemd's store"
+            self._journal.write(EventKind.STOPPING, text)
+
     def has_stopped(self) -> None:
         """Tell that all is over."""
         self._journal.write(EventKind.STOPPED, "stopped")

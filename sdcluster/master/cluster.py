@@ -28,6 +28,7 @@ from sdcluster.errors import ConfigError, ListenError, SpawnError
 from sdcluster.master.channels import Passage, Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.chronicle import Chronicle
+from sdcluster.master.estate import Estate
 from sdcluster.master.journal import Journal
 from sdcluster.master.loop import Loop, Timer
 from sdcluster.master.quarantine import Quarantine
@@ -51,6 +52,7 @@ class Cluster:
         loop: Loop,
         journal: Journal,
         chronicle: Chronicle,
+        estate: Estate,
         on_ready: Callable[[], None],
     ) -> None:
         """`reread` returns the config as it is now, for a reload; it may raise `ConfigError`."""
@@ -88,6 +90,7 @@ class Cluster:
         self._traffic = traffic
         self._loop = loop
         self._chronicle = chronicle
+        self._estate = estate
         self._on_ready = on_ready
         self._events: deque[ev.Event] = deque()
         self._feeding = False
@@ -106,6 +109,7 @@ class Cluster:
         self._loop.run()
         self.children.close()
         self._relay.close()
+        self._bequeath()
         self._traffic.close()
 
     def feed(self, event: ev.Event) -> None:
@@ -173,7 +177,9 @@ class Cluster:
         self._quarantine.room()
 
     def _hand_over(self, passage: Passage) -> None:
-        if not self._quarantine.takes(passage):
+        if self._estate.is_open and self.supervisor.phase not in (Phase.BOOTING, Phase.RUNNING):
+            self._estate.add(passage)
+        elif not self._quarantine.takes(passage):
             self._traffic.hand_over(passage)
 
     def _worker_gone(self, process: WorkerProcess, untaken: Untaken) -> None:
@@ -291,6 +297,8 @@ class Cluster:
             self._quarantine.add(process.channel)
         elif not process.is_agent:
             self._traffic.admit(process)
+            for passage in self._estate.claim():
+                self._hand_over(passage)
         self._relay.joins(
             process.id, slot=process.slot, generation=process.generation, pid=process.pid
         )
@@ -307,9 +315,18 @@ class Cluster:
         self._dismiss(process)
         self._relay.retires(worker)
         if self.supervisor.phase is Phase.STOPPING and not process.is_agent:
-            process.channel.finish()
+            if not self._estate.is_open:
+                process.channel.finish()
+            if self._traffic.are_inherited():
+                process.channel.hurry()
         process.retire()
         self._chronicle.worker_retires(process, reason)
+
+    def _bequeath(self) -> None:
+        """Leave to the next cluster, of this master or another, what no worker has taken."""
+        if self._estate.is_open:
+            for passage in self._traffic.left():
+                self._estate.add(passage)
 
     def _strike(self, worker: WorkerId, number: signal.Signals, reason: str) -> None:
         process = self.children.workers.get(worker)

@@ -376,6 +376,14 @@ class Dispatcher:
             for fd, listener in self._listeners.items():
                 self._loop.add(fd, lambda listener=listener: self._accept_some(listener))  # type: ignore[misc]
 
+    def left(self) -> list[Passage]:
+        """Return the connections that nobody took, which belong to the caller."""
+        while self._take_back():
+            pass
+        left = list(self._returned)
+        self._returned.clear()
+        return left
+
     def close(self) -> None:
         """Stop accepting for good; connections that nobody took are closed."""
         for listener in list(self._listeners.values()):

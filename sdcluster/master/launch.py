@@ -24,6 +24,7 @@ from sdcluster.master.api import Api
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.cluster import Cluster
 from sdcluster.master.control import ControlServer
+from sdcluster.master.estate import Estate
 from sdcluster.master.journal import Journal
 from sdcluster.master.lastfailure import LastFailure
 from sdcluster.master.listeners import Listener, ListenerSet, address_text
@@ -66,6 +67,7 @@ class Launch:
         instance: Instance,
         *,
         passed: Sequence[tuple[int, str]],
+        estate: Estate,
         loop: Loop,
         journal: Journal,
         chronicle: Chronicle,
@@ -73,6 +75,7 @@ class Launch:
     ) -> None:
         """`passed` are systemd's sockets; `is_service` says that a start may wait."""
         self._instance = instance
+        self._estate = estate
         self._passed = passed
         self._loop = loop
         self._journal = journal
@@ -180,6 +183,7 @@ class Launch:
                 loop=self._loop,
                 journal=self._journal,
                 chronicle=self._chronicle,
+                estate=self._estate,
                 on_ready=self._is_ready,
             )
             api = Api(cluster, now=self._loop.time)

@@ -8,6 +8,7 @@ import signal
 from sdcluster import process
 from sdcluster.errors import ConfigError, reason_of
 from sdcluster.master.chronicle import Chronicle
+from sdcluster.master.estate import Estate
 from sdcluster.master.journal import EventKind, Journal
 from sdcluster.master.launch import Instance, Launch
 from sdcluster.master.loop import Loop
@@ -38,9 +39,12 @@ def serve(instance: Instance, *, may_wait: bool = False) -> int:
             raise error
         loop = Loop()
         stack.callback(loop.close)
+        estate = Estate(manager, passed)
+        stack.callback(lambda: chronicle.connections_are_left(estate.settle()))
         launch = Launch(
             instance,
-            passed=passed,
+            passed=estate.listening,
+            estate=estate,
             loop=loop,
             journal=journal,
             chronicle=chronicle,

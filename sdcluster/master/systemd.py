@@ -4,10 +4,13 @@ Everything here is harmless without systemd: there are no sockets then, and nobo
 here waits for systemd: what it does not take at once is told again later, or is not worth it.
 """
 
+import contextlib
 import errno
 import os
+import select
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sdnotify
@@ -16,13 +19,15 @@ from systemd import daemon
 from sdcluster.errors import ConfigError
 from sdcluster.wire import listenfds
 
-_NOTIFY_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+_NOTIFY_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "FDSTORE")
 PRIVATE_ENVIRONMENT = frozenset({*listenfds.ENVIRONMENT, *_NOTIFY_ENVIRONMENT})
 """Variables that are for the master alone and not passed on to the processes it starts."""
 
 MAX_STATUS_BYTES = 2048
 """A longer status is cut: systemd drops messages of more than 4096 bytes."""
 
+STORE_TIMEOUT_S = 2.0
+"""How long systemd may take to listen to what is stored. Only a master that ends waits for it."""
 EXTEND_S = 10.0
 """How far each sign of progress moves systemd's time-outs, the watchdog's among them."""
 
@@ -71,6 +76,9 @@ class ServiceManager:
         self._untold: dict[str, str] = {}
         """The last message of each kind that did not arrive yet, in their order."""
         self._watchdog_usec = _watchdog_usec()
+        size = os.environ.get("FDSTORE", "")
+        self.store_size = int(size) if size.isdecimal() and self._notifier is not None else 0
+        """How many descriptors systemd stores, as it says itself from version 254 on."""
         self._status = ""
         for name in _NOTIFY_ENVIRONMENT:
             os.environ.pop(name, None)
@@ -133,6 +141,42 @@ class ServiceManager:
         self._tell_what_is_due()
         if self._watchdog_usec:
             self._send(_message({"WATCHDOG": 1}))
+
+    def store(self, name: str, fds: Sequence[int]) -> bool:
+        """Put descriptors into systemd's store; False when that cannot be."""
+        return self._send_with(f"FDSTORE=1\nFDNAME={name}", fds)
+
+    def forget(self, name: str) -> None:
+        """Have systemd close what is stored under a name."""
+        self._send_with(f"FDSTOREREMOVE=1\nFDNAME={name}", [])
+
+    def wait_until_heard(self) -> None:
+        """Wait until systemd has heard what was said, or `STORE_TIMEOUT_S`: BARRIER=1."""
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            is_sent = self._send_with("BARRIER=1", [theirs])
+        finally:
+            os.close(theirs)
+        poll = select.poll()
+        poll.register(ours, 0)
+        if is_sent:
+            poll.poll(STORE_TIMEOUT_S * 1000)
+        os.close(ours)
+
+    def _send_with(self, message: str, fds: Sequence[int]) -> bool:
+        """Send a message with descriptors, and wait for room for it."""
+        if self._notifier is None:
+            return False
+        sock: socket.socket = self._notifier.socket
+        sock.settimeout(STORE_TIMEOUT_S)
+        try:
+            socket.send_fds(sock, [message.encode()], list(fds))
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                sock.setblocking(False)
+        return True
 
     def close(self) -> None:
         """Release the socket."""

@@ -181,6 +181,14 @@ class Traffic:
                 self._dispatcher.unwatch(listener.socket)
         self._listeners.close_bound()
 
+    def are_inherited(self) -> bool:
+        """Whether the listeners stay when this master ends, and clients wait there."""
+        return self._listeners.are_inherited()
+
+    def left(self) -> list[Passage]:
+        """Return the connections that nobody took, which belong to the caller."""
+        return self._dispatcher.left()
+
     def close(self) -> None:
         """Let go of the connections that nobody took."""
         self._dispatcher.close()

@@ -4,7 +4,8 @@ Master to worker:
 
     b"c" * n    n connections, attached as n file descriptors (SCM_RIGHTS, unix(7))
     b"a"        admitted: accept from the listeners you hold; an agent: the one before is dead
-    b"f"        finish: the cluster stops, and with it its listeners
+    b"f"        finish: the cluster stops, and nobody takes connections over
+    b"h"        hurry: new clients wait until all workers have ended
     HANDOFF     a connection that another worker had; see `Handoff`
     MOVE        hand idle connections to the worker of a slot: how many, and which slot
     end of file no more connections will come: answer what you have, then exit
@@ -30,6 +31,7 @@ from sdcluster.errors import ProtocolError
 CONNECTION = b"c"
 ADMIT = b"a"
 FINISH = b"f"
+HURRY = b"h"
 HANDOFF = b"\x01"
 LEDGER = b"\x02"
 KEPT = b"\x03"

@@ -16,11 +16,16 @@ from sdcluster.wire.channel import ANY, Handoff
 from sdcluster.worker import handoff, uvprotocols
 from sdcluster.worker.gate import CLOSE, Gate
 from sdcluster.worker.movable import MovableConnection, Moves
-from sdcluster.worker.silence import Silence
+from sdcluster.worker.silence import STALL_S, Silence
 
 DRAIN_POLL_S = 0.02
 CLOSE_GRACE_S = 1.0
 """From the drain deadline, when what is left is closed, to its cancellation."""
+
+_TIMEOUT = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 15\r\nconnection: close\r\n\r\nRequest Timeout"
+)
 
 logger = logging.getLogger("sdcluster")
 
@@ -59,6 +64,7 @@ class Application:
         self._uvicorn: Any = uvicorn.Server(self._config)
         self._state: Any = self._uvicorn.server_state
         self._clock: asyncio.Task[None] | None = None
+        self._is_hurried = False
 
     @property
     def connections(self) -> int:
@@ -143,6 +149,7 @@ class Application:
             return not (state.connections or state.tasks or is_arriving())
 
         silence: Silence[Any] = Silence()
+        stalls: Silence[Any] = Silence(STALL_S)
         deadline = time.monotonic() + timeout_s
         while not is_over() and time.monotonic() < deadline:
             if moves is not None:
@@ -152,6 +159,8 @@ class Application:
                     self._close_when_answered()
             silent = self._silent(may_move=moves is not None)
             _for_each(silence.look(silent, time.monotonic()), _shut_down)
+            if self._is_hurried:
+                _for_each(stalls.look(self._awaited(), time.monotonic()), _time_out)
             await asyncio.sleep(DRAIN_POLL_S)
         if is_over():
             return
@@ -187,6 +196,22 @@ class Application:
 
         _for_each(self._state.connections, look)
         return found
+
+    def _awaited(self) -> list[tuple[Any, int]]:
+        """Return the connections whose client is to send more of a request, and what has come."""
+        found = []
+
+        def look(protocol: Any) -> None:
+            connection = protocol.transport
+            if isinstance(connection, MovableConnection) and uvprotocols.is_awaited(protocol):
+                found.append((protocol, connection.consumed))
+
+        _for_each(self._state.connections, look)
+        return found
+
+    def hurry(self) -> None:
+        """Have the drain not wait for requests whose bodies do not come."""
+        self._is_hurried = True
 
     def move_some(self, count: int, slot: int = ANY) -> None:
         """Hand over what is idle: up to `count`, and to what the master takes at a time."""
@@ -228,6 +253,12 @@ def _announce_close(protocol: Any) -> None:
 def _shut_down(protocol: Any) -> None:
     """Have a protocol close its connection as soon as that can be."""
     protocol.shutdown()
+
+
+def _time_out(protocol: Any) -> None:
+    """Answer a request whose body does not come."""
+    protocol.transport.write(_TIMEOUT)
+    protocol.transport.close()
 
 
 def _for_each(

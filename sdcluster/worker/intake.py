@@ -46,7 +46,8 @@ logger = logging.getLogger("sdcluster")
 class Intake:
     """Takes connections and makes a protocol for each with `connection_factory`.
 
-    `on_finish` is called when the cluster stops, `on_move` to hand idle connections over: how many,
+    `on_finish` is called when there is nobody to hand connections over to, `on_hurry` when new
+    clients wait for the end of this worker, `on_move` to hand idle connections over: how many,
     and to which slot. `on_end` is called once, when the master says that
     no more will come, or is dead.
     """
@@ -62,6 +63,7 @@ class Intake:
         connections: Callable[[], int],
         max_connections: int,
         on_finish: Callable[[], None],
+        on_hurry: Callable[[], None],
         on_move: Callable[[int, int], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -74,6 +76,7 @@ class Intake:
         self._connections = connections
         self._max_connections = max_connections
         self._on_finish = on_finish
+        self._on_hurry = on_hurry
         self._on_move = on_move
         self._on_end = on_end
         self._opening: set[asyncio.Task[Any]] = set()
@@ -279,6 +282,9 @@ class Intake:
             logger.error("descriptors are used up: %d connections lost", attached - len(fds))
         if data == channel.FINISH:
             self._on_finish()
+            return True
+        if data == channel.HURRY:
+            self._on_hurry()
             return True
         came_with = NEW
         if data:

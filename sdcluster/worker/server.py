@@ -127,6 +127,7 @@ class _Server:
             connections=lambda: application.connections,
             max_connections=limit,
             on_finish=way_out.shut,
+            on_hurry=application.hurry,
             on_move=application.move_some,
             on_end=self._ended.set,
         )

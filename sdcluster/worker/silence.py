@@ -1,5 +1,7 @@
 """Connections that ask nothing: a worker that leaves waits for a request, and not for silence.
 
+Nor for the rest of a request that does not come, when new clients wait for its end.
+
 Pure: time is an argument.
 """
 
@@ -12,17 +14,22 @@ SILENCE_S = 0.25
 Longer than a segment that was lost takes to come again: 0.2 s, TCP_RTO_MIN of Linux.
 """
 
+STALL_S = 0.3
+"""How long nothing may come of a request's body then."""
+
 T = TypeVar("T", bound=Hashable)
 
 
 class Silence(Generic[T]):
     """Since when each of some connections has asked nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float = SILENCE_S) -> None:
+        """`limit_s` is how long each may do so."""
+        self._limit_s = limit_s
         self._since: dict[T, tuple[int, float]] = {}
 
     def look(self, silent: Iterable[tuple[T, int]], now: float) -> list[T]:
-        """Return which connections have asked nothing for `SILENCE_S`.
+        """Return which connections have asked nothing for so long.
 
         `silent` are all that ask nothing now, each with the bytes that have ever come from it: one
         from which more has come is not as long silent. `now` is in seconds, of any clock.
@@ -34,6 +41,6 @@ class Silence(Generic[T]):
             if was is None or was[0] != come:
                 was = come, now
             self._since[one] = was
-            if now - was[1] >= SILENCE_S:
+            if now - was[1] >= self._limit_s:
                 found.append(one)
         return found

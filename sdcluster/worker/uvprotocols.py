@@ -26,6 +26,14 @@ def is_waiting(protocol: Any) -> bool:
     return protocol.cycle is None or bool(protocol.cycle.response_complete)
 
 
+def is_awaited(protocol: Any) -> bool:
+    """Tell whether more of a request is to come, which the app waits for and has not answered."""
+    cycle = getattr(protocol, "cycle", None)
+    if cycle is None or cycle.response_complete or cycle.response_started:
+        return False
+    return bool(cycle.more_body) and not cycle.body
+
+
 class _Waiting:
     """What both have in common: the request that the app is at work on is `cycle`."""
 

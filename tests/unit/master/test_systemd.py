@@ -1,8 +1,10 @@
 """What systemd is told, and that the master never waits for it to listen."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,49 @@ def test_state_is_told_again_without_a_watchdog(
         read(manager)
         unwatched.alive()
     assert read(manager) == [b"READY=1"]
+
+
+def test_descriptors_are_stored_and_it_is_waited_until_that_is_heard(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go with a message, and the barrier is over when its descriptor is closed."""
+    monkeypatch.setenv("FDSTORE", "100")
+    with contextlib.closing(ServiceManager()) as told, ThreadPoolExecutor(1) as pool:
+        assert told.store_size == 100
+        assert "FDSTORE" not in os.environ
+        assert told.store("kept", [0, 1])
+        waiting = pool.submit(told.wait_until_heard)
+        heard = []
+        manager.settimeout(5.0)
+        for _ in range(2):
+            data, fds, _, _ = socket.recv_fds(manager, 4096, 16)
+            heard.append((data, len(fds)))
+            assert not waiting.done()
+            for fd in fds:
+                os.close(fd)
+        waiting.result(timeout=5.0)
+        assert heard == [(b"FDSTORE=1\nFDNAME=kept", 2), (b"BARRIER=1", 1)]
+        told.forget("kept")
+        assert manager.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=kept"
+
+
+@pytest.mark.parametrize("size", ["", "many", "-1"])
+def test_nothing_is_stored_where_there_is_no_store(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    """Systemd would close what it is given."""
+    assert manager
+    monkeypatch.setenv("FDSTORE", size)
+    with contextlib.closing(ServiceManager()) as told:
+        assert told.store_size == 0
+
+
+def test_nothing_is_stored_without_a_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is harmless."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("FDSTORE", "100")
+    with contextlib.closing(ServiceManager()) as told:
+        assert told.store_size == 0
+        assert not told.store("kept", [0])
+        told.forget("kept")
+        told.wait_until_heard()
