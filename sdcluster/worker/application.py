@@ -136,10 +136,17 @@ class Application:
         The others, and all when there is nobody to go to, are answered once more and closed; those
         that ask nothing are closed as they are, see `silence`. `is_arriving` tells whether
         connections are about to get their protocol.
+
+        In a hurry there are no other workers, but a next master, to which the master leaves those
+        that ask nothing. Whoever asks is answered and closed: the next one may come late, or never.
         """
         state = self._state
+        keeps = False
         if moves is None or moves.is_shut:
             moves = None
+            self._close_when_answered()
+        elif self._is_hurried:
+            keeps = True
             self._close_when_answered()
         else:
             moves.is_draining = True
@@ -153,12 +160,13 @@ class Application:
         deadline = time.monotonic() + timeout_s
         while not is_over() and time.monotonic() < deadline:
             if moves is not None:
-                self.move_some(len(state.connections))
+                if not keeps:
+                    self.move_some(len(state.connections))
                 if moves.is_shut:
-                    moves = None
+                    moves, keeps = None, False
                     self._close_when_answered()
-            silent = self._silent(may_move=moves is not None)
-            _for_each(silence.look(silent, time.monotonic()), _shut_down)
+            silent = self._silent(may_move=moves is not None and not keeps)
+            _see_off(silence.look(silent, time.monotonic()), keeps=keeps)
             if self._is_hurried:
                 _for_each(stalls.look(self._awaited(), time.monotonic()), _time_out)
             await asyncio.sleep(DRAIN_POLL_S)
@@ -210,7 +218,7 @@ class Application:
         return found
 
     def hurry(self) -> None:
-        """Have the drain not wait for requests whose bodies do not come."""
+        """Have the drain be soon over: new clients wait for its end, and for the next master."""
         self._is_hurried = True
 
     def move_some(self, count: int, slot: int = ANY) -> None:
@@ -250,9 +258,29 @@ def _announce_close(protocol: Any) -> None:
         cycle.default_headers = [*cycle.default_headers, CLOSE]
 
 
+def _is_free(protocol: Any) -> bool:
+    """Tell whether a connection can go elsewhere now."""
+    connection = protocol.transport
+    return isinstance(connection, MovableConnection) and connection.is_free
+
+
 def _shut_down(protocol: Any) -> None:
     """Have a protocol close its connection as soon as that can be."""
     protocol.shutdown()
+
+
+def _see_off(protocols: Iterable[Any], *, keeps: bool) -> None:
+    """Shut silent connections down; with `keeps` let the master keep those that can go to it."""
+    is_taken = True
+
+    def leave(protocol: Any) -> None:
+        nonlocal is_taken
+        if keeps and _is_free(protocol):
+            is_taken = protocol.transport.hand_over()  # Else the master takes none now.
+        else:
+            _shut_down(protocol)
+
+    _for_each(protocols, leave, while_=lambda: is_taken)
 
 
 def _time_out(protocol: Any) -> None:
