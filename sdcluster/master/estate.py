@@ -18,6 +18,7 @@ from typing import Protocol
 
 from sdcluster import __version__, descriptors
 from sdcluster.errors import ProtocolError
+from sdcluster.master import closing
 from sdcluster.master.channels import Passage
 from sdcluster.wire.channel import (
     MAX_HANDOFF_BYTES,
@@ -90,7 +91,7 @@ class Estate:
         """Leave a connection to the next master; where there is no room it is closed."""
         size_bytes = len(_known(passage))
         if len(self._left) >= self._room or self._size_bytes + size_bytes > MAX_BYTES:
-            os.close(passage.fd)
+            closing.close([passage.fd])
             return
         self._size_bytes += size_bytes
         self._left.append(passage)
