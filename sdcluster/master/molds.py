@@ -187,10 +187,12 @@ class Mold:
         return [*self.unanswered, *(queued.order.worker for queued in self._queue)]
 
     def read(self) -> frames.Report | None:
-        """Return the next report; None when there is none.
+        """Return the next report; None when there is none, or when it is closed.
 
         Raises `ProtocolError`, and EOFError when the process has closed its end.
         """
+        if self._ours.fileno() < 0:
+            return None  # The loop had seen that there is something, before the process was reaped.
         try:
             frame = look(self._ours, frames.MAX_FRAME_BYTES + 1, most=_SOME)
             self._ours.recv(1)  # The whole frame: what does not fit is dropped.

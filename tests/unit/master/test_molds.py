@@ -215,3 +215,10 @@ def failing(number: int) -> object:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+def test_mold_that_is_closed_says_nothing(pair: tuple[Mold, FakeMold]) -> None:
+    """A loop may have it read once more, in the turn in which its end was seen."""
+    mold, _ = pair
+    mold.close()
+    assert mold.read() is None
