@@ -67,7 +67,7 @@ class Cluster:
             journal=journal,
             report=self._report,
             on_room=self._room,
-            on_starved=traffic.relieve,
+            on_starved=self._relieve,
             on_gone=self._worker_gone,
             on_passage=self._hand_over,
             on_blame=lambda signature: self._quarantine.blame(signature),
@@ -110,6 +110,7 @@ class Cluster:
         self.children.close()
         self._relay.close()
         self._bequeath()
+        self._quarantine.close()
         self._traffic.close()
 
     def feed(self, event: ev.Event) -> None:
@@ -182,7 +183,17 @@ class Cluster:
         elif not self._quarantine.takes(passage):
             self._traffic.hand_over(passage)
 
+    def _relieve(self, process: WorkerProcess) -> None:
+        try:
+            if not self._quarantine.relieve(process.channel):
+                self._traffic.relieve(process)
+        except OSError:
+            pass  # The worker says so again.
+
     def _worker_gone(self, process: WorkerProcess, untaken: Untaken) -> None:
+        if is_quarantine(process.slot):
+            self._quarantine.died(process.channel, untaken)
+            return
         self._dismiss(process)
         self._traffic.give_back(untaken)
 
@@ -339,6 +350,7 @@ class Cluster:
     def _end_reload(self, action: act.EndReload) -> None:
         if self.supervisor.current == action.generation:
             self.config = self.children.mold_config(action.generation) or self.config
+            self._quarantine.renew()
         self._chronicle.reload_ends(
             action,
             self.status_line(),

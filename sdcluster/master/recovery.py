@@ -73,8 +73,9 @@ class Recovery:
     ) -> None:
         """`is_ours` tells whether a connection came to a listener of the cluster.
 
-        `is_quarantine` says that the worker had one connection at a time, whose request is guilty
-        then. `on_blame` is told the signature of one that is, or of which it cannot be found out.
+        `is_quarantine` says that the worker had one connection at a time: its request is guilty,
+        and is refused. `on_blame` is told the signature of a request of another worker's that is
+        not to be made again: it cannot be found out whether that was guilty.
         `on_passage` owns a connection that lives on. `on_late` is called when it takes too long,
         `on_end` once, when there is nothing more to come.
         """
@@ -274,7 +275,7 @@ class Recovery:
         if finding.verdict is Verdict.IDLE or is_next:
             was_at_work = False  # It was answered.
         is_tried = finding.verdict is Verdict.AGAIN and signature.is_repeatable(entry.signature)
-        if was_at_work and (self._is_quarantine or not is_tried):
+        if was_at_work and not self._is_quarantine and not is_tried:
             self._on_blame(entry.signature)
         if finding.verdict not in (Verdict.IDLE, Verdict.AGAIN):
             return finding.verdict, Handoff()

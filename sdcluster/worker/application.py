@@ -72,6 +72,11 @@ class Application:
         return len(self._state.connections)
 
     @property
+    def busy(self) -> int:
+        """How many connections are open, or requests at work though theirs has gone."""
+        return max(len(self._state.connections), len(self._state.tasks))
+
+    @property
     def requests(self) -> int:
         """How many requests were answered, ever."""
         return int(self._state.total_requests)

@@ -158,7 +158,7 @@ class Intake:
                 connection = listener.accept()
                 self._is_scarce = connection.fileno() >= self._high_fd
                 self._open(connection, NEW, is_unix=listener.is_unix)
-                self._count()
+                self.count()
             except (BlockingIOError, InterruptedError):
                 return  # A sibling was faster.
             except ConnectionAbortedError:
@@ -173,12 +173,13 @@ class Intake:
 
     def closed(self) -> None:
         """Use the room that a connection has left by closing, or let the master use it."""
-        self._count()
+        self.count()
         if self._max_connections:
             self.look_for_room()
             self._tell_room()
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Tell the master how many connections there are."""
         self._words[_CONNECTIONS] = self._connections() + len(self._opening)
 
     def _tell_room(self) -> None:
@@ -326,7 +327,7 @@ class Intake:
     def _move(self, count: int, slot: int) -> None:
         """Hand connections over, and say what is left before it is seen that this is done."""
         self._on_move(count, slot)
-        self._count()
+        self.count()
         self._words[_MOVES] += 1
 
     def _open(self, connection: socket.socket, came_with: Handoff, *, is_unix: bool) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, Field, Scoreboard
 from sdcluster.wire.signature import HASH, seed
-from sdcluster.worker.replay import IDEMPOTENT, Policy
+from sdcluster.worker.replay import IDEMPOTENT, KEY, Policy, is_repeatable
 
 _BEGUN, _CHANGES, _COUNT = int(Field.BEGUN), int(Field.QUARANTINE), int(Field.SIGNATURES)
-_MAX_METHODS = 64
 
 
 class Signatures:
@@ -23,8 +22,12 @@ class Signatures:
     def __init__(self, board: Scoreboard, *, replay: Policy) -> None:
         self.listed: frozenset[int] = frozenset()
         self._words = board.words
-        self._replay = replay
-        self._seeds: dict[str, int] = {}
+        self._replay: Policy = replay
+        self._seeds = {
+            method: seed(method, repeatable=is_repeatable(method, has_key=False, policy=replay))
+            for method in IDEMPOTENT
+        }
+        """Those that the method alone decides."""
         self._changes = 0
         self._words[_BEGUN] = 0
 
@@ -35,17 +38,14 @@ class Signatures:
         words[_BEGUN] = 1
         if words[_CHANGES] != self._changes:
             self._read()
-        seed = self._seeds.get(scope["method"]) or self._new_seed(scope["method"])
+        seed = self._seeds.get(scope["method"]) or self._seed(scope)
         return hash(scope["path"]) & HASH ^ seed
 
-    def _new_seed(self, method: str) -> int:
-        is_repeatable = self._replay == "all"
-        if self._replay == "idempotent":
-            is_repeatable = method in IDEMPOTENT
-        made = seed(method, repeatable=is_repeatable)
-        if len(self._seeds) < _MAX_METHODS:  # Clients may make up any.
-            self._seeds[method] = made
-        return made
+    def _seed(self, scope: Any) -> int:
+        method = scope["method"]
+        has_key = any(name == KEY for name, _ in scope["headers"])
+        repeatable = is_repeatable(method, has_key=has_key, policy=self._replay)
+        return seed(method, repeatable=repeatable)
 
     def _read(self) -> None:
         words = self._words

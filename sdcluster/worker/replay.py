@@ -16,8 +16,9 @@ MAX_DEATHS = 8
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110, 9.2.2."""
-_IDEMPOTENT = frozenset(method.encode() for method in IDEMPOTENT)
-_IDEMPOTENCY_KEY = re.compile(rb"\r\nidempotency-key[ \t]*:", re.IGNORECASE)
+KEY = b"idempotency-key"
+"""The header with which a client says that a request of its may be made twice."""
+_HAS_KEY = re.compile(rb"\r\n" + KEY + rb"[ \t]*:", re.IGNORECASE)
 _MAX_LINE_CHARS = 200
 
 
@@ -31,6 +32,13 @@ class Fate(Enum):
     """Its connection is closed: it may have been carried out, and must not be twice."""
 
 
+def is_repeatable(method: str, *, has_key: bool, policy: Policy) -> bool:
+    """Tell whether an app may be given a request a second time; `has_key` is about `KEY`."""
+    if policy == "idempotent":
+        return method in IDEMPOTENT or has_key
+    return policy == "all"
+
+
 def fate(unanswered: bytes, *, crashes: int, deaths: int, policy: Policy) -> Fate:
     """Return what becomes of what was read from a connection.
 
@@ -38,12 +46,13 @@ def fate(unanswered: bytes, *, crashes: int, deaths: int, policy: Policy) -> Fat
     """
     if crashes > MAX_CRASHES or deaths > MAX_DEATHS:
         return Fate.REFUSED
-    if not crashes or policy == "all":
+    if not crashes:
         return Fate.SERVED
     head = unanswered.partition(b"\r\n\r\n")[0]
-    method = head.lstrip(b"\r\n").partition(b" ")[0]
-    may = method in _IDEMPOTENT or _IDEMPOTENCY_KEY.search(head) is not None
-    return Fate.SERVED if may and policy == "idempotent" else Fate.CLOSED
+    method = head.lstrip(b"\r\n").partition(b" ")[0].decode("latin-1")
+    has_key = _HAS_KEY.search(head) is not None
+    may = is_repeatable(method, has_key=has_key, policy=policy)
+    return Fate.SERVED if may else Fate.CLOSED
 
 
 def fitting(response: bytes, unanswered: bytes) -> bytes:

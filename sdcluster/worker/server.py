@@ -14,7 +14,7 @@ from sdcluster.wire.scoreboard import Field, Scoreboard
 from sdcluster.worker import limits
 from sdcluster.worker.application import Application, loop_factory
 from sdcluster.worker.exit import Exit
-from sdcluster.worker.gate import App, Gate
+from sdcluster.worker.gate import App, Gate, Message, Receive, Send
 from sdcluster.worker.intake import Intake
 from sdcluster.worker.keeper import Keeper
 from sdcluster.worker.latency import Timed
@@ -82,6 +82,9 @@ class _Server:
     ) -> None:
         self._app = app
         self._is_quarantine = is_quarantine
+        self._has_worked: Callable[[], object] = lambda: None
+        if is_quarantine:
+            app = _telling(app, lambda: self._has_worked())
         self._begins_late = begins_late
         self._ledger = ledger
         self._keeper = keeper
@@ -124,13 +127,17 @@ class _Server:
             self._board,
             ledger=self._ledger,
             connection_factory=application.connection_factory(moves),
-            connections=lambda: application.connections,
+            connections=lambda: (
+                application.busy if self._is_quarantine else application.connections
+            ),
             max_connections=limit,
             on_finish=way_out.shut,
             on_hurry=application.hurry,
             on_move=application.move_some,
             on_end=self._ended.set,
         )
+        # Two turns later: when the request's task has ended, and is known to have.
+        self._has_worked = lambda: loop.call_soon(loop.call_soon, intake.closed)
         # It serves until the master has another in its place, or has heard SIGTERM as well.
         loop.add_signal_handler(signal.SIGTERM, lambda: intake.tell(X_WORN=1))
         if self._keeper is not None:
@@ -161,7 +168,19 @@ class _Server:
         while True:
             board[Field.HEARTBEAT_NS] = time.monotonic_ns()
             board[Field.REQUESTS] = application.requests
-            board[Field.CONNECTIONS] = application.connections + intake.opening
+            intake.count()
             intake.look_for_room()
             intake.look_for_leaks()
             await asyncio.sleep(interval_s)
+
+
+def _telling(app: App, on_end: Callable[[], object]) -> App:
+    """Return the app, which tells when a request has ended: also when its client had gone."""
+
+    async def telling(scope: Message, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            on_end()
+
+    return telling

@@ -1,6 +1,5 @@
 """The master's side of a listener whose connections are handed over, and clients of it."""
 
-import json
 import os
 import socket
 from typing import Any
@@ -27,12 +26,12 @@ class Master:
             fd,
             board_fd,
             family=family,
-            name=json.loads(json.dumps(self.real.getsockname())),
+            name=self.real.getsockname(),
             on_closed=self._on_closed,
             on_count=self._on_count,
         )
 
-    def _on_closed(self) -> None:
+    def _on_closed(self, _may_wait: bool) -> None:
         self.closed += 1
 
     def _on_count(self, change: int) -> None:

@@ -25,13 +25,14 @@ class Held:
             fd = made.detach()
         self.listener = HeldListener(
             fd,
+            name=self.address,
             ends_with="cluster",
             max_connections=max_connections,
             on_closed=self._closed,
             on_count=self._counted,
         )
 
-    def _closed(self) -> None:
+    def _closed(self, _may_wait: bool) -> None:
         self.closed += 1
 
     def _counted(self, change: int) -> None:

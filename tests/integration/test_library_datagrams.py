@@ -353,7 +353,7 @@ REUSE = ", datagrams=True, reuse_port=True"
 
 def flows(port: int, count: int = 40) -> list[str]:
     """Return which workers answer so many clients, of which each asks three times."""
-    seen = []
+    seen: list[str] = []
     for _ in range(count):
         with udp(port) as client:
             answers = {ask(client) for _ in range(3)}

@@ -168,3 +168,33 @@ def test_request_whose_client_has_gone_is_not_made_again(
     assert fetch(instance.address).text == "alive"
     assert fetch(instance.address, "/held").status == 502  # After what was to come before.
     assert len(seen.read_text().split()) == 2
+
+
+LATE = """
+import asyncio
+import os
+from pathlib import Path
+
+async def app(scope, receive, send):
+    if scope["query_string"] == b"late":
+        Path("began").touch()
+        await asyncio.sleep(0.3)
+    if scope["query_string"] in (b"late", b"now"):
+        os._exit(7)
+    await asyncio.sleep(0.5)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"alive"})
+"""
+"""An app that dies of some requests, of one of them after a while."""
+
+
+def test_request_that_is_still_at_work_is_alone_though_its_client_has_gone(
+    start: Start, tmp_path: Path, engine: str
+) -> None:
+    """The next one of the quarantine does not go to its worker, which is about to die."""
+    instance = start(LATE, config=CONFIG)
+    assert fetch(instance.address, "/?now").status == 502
+    with dial(instance.address) as client:
+        client.sendall(b"GET /?late HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until((tmp_path / "began").exists, "the app has it")
+    assert fetch(instance.address, "/?innocent").status == 200, engine

@@ -154,6 +154,7 @@ def test_what_is_never_taken_ends_with_its_channel(channel: WorkerChannel) -> No
     """Closing it closes the connections: their clients see the end."""
     (client,) = give(channel, 1)
     channel.untaken().close()
+    client.settimeout(10)  # A thread closes what has come from elsewhere.
     assert client.recv(1) == b""
     client.close()
 

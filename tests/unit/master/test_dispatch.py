@@ -23,10 +23,11 @@ class FakeLoop:
     def __init__(self) -> None:
         self.readers: dict[int, Callable[[], None]] = {}
         self.timers: list[Timer] = []
+        self.now = 0.0
 
     def time(self) -> float:
-        """Stand still."""
-        return 0.0
+        """Stand still, until the test says otherwise."""
+        return self.now
 
     def add(self, fd: int, callback: Callable[[], None]) -> None:
         """Watch."""

@@ -23,7 +23,7 @@ class Loop:
 
 class Worker:
     def outstanding(self): return 0
-    connections = latency_ns = measured_ns = outstanding
+    connections = latency_ns = measured_ns = starved_ns = outstanding
     def ask_for_room(self, _): pass
     def hand_over(self, passage): pass
 

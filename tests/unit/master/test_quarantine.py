@@ -1,5 +1,6 @@
 """The master's side of the quarantine: connections wait for a worker that has nothing else."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from sdcluster.core.quarantine import MAX_WAITING, SURVIVALS
+from sdcluster.core.quarantine import LONGEST_WAIT_S, MAX_WAITING, SURVIVALS
 from sdcluster.loops import EventLoop
 from sdcluster.master.channels import Passage, WorkerChannel
 from sdcluster.master.quarantine import BUSY, Quarantine
@@ -69,9 +70,19 @@ class Scene:
         self.worker.board[Field.CONNECTIONS] -= 1
         self.quarantine.room()
 
+    def renew(self) -> None:
+        """Have the next worker, after this one has died."""
+        self.end.close()
+        self.worker.close()
+        self.worker = WorkerChannel()
+        self.end = socket.socket(fileno=os.dup(self.worker.descriptors()[0]))
+        self.end.setblocking(False)
+        self.quarantine.add(self.worker)
+
     def close(self) -> None:
         """Let go of everything."""
         self.quarantine.stop()
+        self.quarantine.close()
         for passage in self.passed:
             os.close(passage.fd)
         for client in self.clients:
@@ -163,24 +174,107 @@ def test_requests_beyond_those_that_may_wait_are_refused(scene: Scene) -> None:
     assert passage.handoff is not None and passage.handoff.refusal == BUSY
 
 
-def test_worker_that_dies_before_it_is_given_a_suspect_loses_none(scene: Scene) -> None:
-    """The next worker gets it."""
-    dead = WorkerChannel()
-    dead.close()
+def test_suspect_that_its_worker_had_not_taken_is_tried_again(scene: Scene) -> None:
+    """By the next worker of the quarantine, and by no other; its signature is none the worse."""
     scene.quarantine.takes(scene.passage(crashes=1))
-    broken = WorkerChannel()
-    broken.retire()
-    scene.quarantine.add(broken)
     scene.quarantine.add(scene.worker)
+    scene.quarantine.died(scene.worker, scene.worker.untaken())
+    assert scene.signatures == [] == scene.passed
+    scene.renew()
     assert scene.take().crashes == 1
-    broken.close()
+
+
+def test_listed_request_that_its_worker_had_not_taken_is_tried_again(scene: Scene) -> None:
+    """It has not been served."""
+    scene.quarantine.blame(BAD)
+    scene.quarantine.takes(scene.passage(slot=channel.QUARANTINE))
+    scene.quarantine.add(scene.worker)
+    scene.quarantine.died(scene.worker, scene.worker.untaken())
+    assert scene.passed == []
+    scene.renew()
+    assert scene.take().signature == BAD
+
+
+def test_worker_that_dies_with_its_request_has_the_signature_listed(scene: Scene) -> None:
+    """Whoever has its connection then: it may have been answered, or its client may have gone."""
+    scene.quarantine.takes(scene.passage(crashes=1))
+    scene.quarantine.add(scene.worker)
+    scene.take()
+    scene.quarantine.died(scene.worker, scene.worker.untaken())
+    assert scene.signatures == [(BAD,)]
+
+
+def test_worker_that_ends_without_a_request_tells_nothing(scene: Scene) -> None:
+    """It was done with its own, which nobody had noticed yet."""
+    scene.quarantine.takes(scene.passage(crashes=1))
+    scene.quarantine.add(scene.worker)
+    scene.take()
+    scene.worker.board[Field.CONNECTIONS] = 0
+    scene.quarantine.died(scene.worker, scene.worker.untaken())
+    assert scene.signatures == []
+
+
+def test_worker_without_descriptors_is_given_nothing(scene: Scene) -> None:
+    """What it was given and cannot take waits for the next one."""
+    scene.quarantine.takes(scene.passage(crashes=1))
+    scene.quarantine.add(scene.worker)
+    scene.worker.board[Field.STARVED_NS] = 1
+    assert scene.quarantine.relieve(scene.worker)
+    scene.quarantine.room()
+    with pytest.raises(BlockingIOError):
+        scene.take()
+    scene.worker.board[Field.STARVED_NS] = 0
+    scene.quarantine.look()
+    assert scene.take().crashes == 1
+    assert scene.passed == []
+
+
+def test_worker_of_no_quarantine_is_not_relieved_here(scene: Scene) -> None:
+    """The dispatcher does that."""
+    assert not scene.quarantine.relieve(scene.worker)
+
+
+def test_worker_whose_channel_is_full_gets_its_request_later(scene: Scene) -> None:
+    """It is alive: it is asked again."""
+    filler = memoryview(bytes(65536))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            scene.worker._ours.send(filler)
+    scene.quarantine.takes(scene.passage(crashes=1))
+    scene.quarantine.add(scene.worker)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            scene.end.recv(65536)
+    scene.quarantine.look()
+    assert scene.take().crashes == 1
+
+
+def test_request_of_a_listed_signature_does_not_wait_for_ever(scene: Scene) -> None:
+    """There may be no worker to be had."""
+    scene.quarantine.blame(BAD)
+    scene.quarantine.takes(scene.passage(slot=channel.QUARANTINE))
+    scene.loop.now = LONGEST_WAIT_S
+    scene.quarantine.look()
+    (passage,) = scene.passed
+    assert passage.handoff is not None and passage.handoff.refusal == BUSY
+
+
+def test_other_code_has_other_signatures(scene: Scene) -> None:
+    """What waits goes to any worker, after all have been told."""
+    scene.quarantine.blame(BAD)
+    scene.quarantine.takes(scene.passage(slot=channel.QUARANTINE))
+    scene.quarantine.renew()
+    assert scene.signatures == [(BAD,), ()]
+    assert len(scene.passed) == 1
 
 
 def test_what_waits_goes_to_any_worker_when_the_cluster_stops(scene: Scene) -> None:
-    """And nothing is taken any more."""
+    """They know that nothing is served here, and nothing is taken any more."""
+    scene.quarantine.blame(BAD)
     scene.quarantine.takes(scene.passage(crashes=1))
     scene.quarantine.stop()
     assert len(scene.passed) == 1
+    assert scene.signatures == [(BAD,), ()]
     passage = scene.passage(crashes=1)
     assert not scene.quarantine.takes(passage)
     scene.passed.append(passage)
