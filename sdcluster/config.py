@@ -87,6 +87,7 @@ class Config:
     replay_max_kb: int = 64
     sticky: routing.Sticky | None = None
     shard: routing.Shard | None = None
+    handoff_timeout_s: float = 1.0
     proxy_protocol: bool = False
     proxy_allow_ips: tuple[str, ...] = ("127.0.0.0/8", "::1/128", routing.UNIX)
     access_log: bool = False
@@ -342,6 +343,7 @@ KEYS: Mapping[str, Key] = {
     "replay_max_kb": Key(_replay_max_kb, for_command=False),
     "sticky": Key(routing.sticky, for_command=False),
     "shard": Key(routing.shard, for_command=False),
+    "handoff_timeout_s": Key(_seconds(0, 3600), for_command=False),
     "proxy_protocol": Key(_boolean, for_command=False),
     "proxy_allow_ips": Key(routing.proxies, for_command=False),
     "access_log": Key(_boolean, for_command=False),
@@ -403,6 +405,8 @@ def _build(
         wrong("max_requests_jitter", "does nothing without max_requests; give both")
     if "sticky" in checked and "shard" in checked:
         wrong("shard", "there is 'sticky' too; a request can be for one worker only")
+    if "handoff_timeout_s" in checked and not {"sticky", "shard"} & checked.keys():
+        wrong("handoff_timeout_s", "does nothing without sticky or shard; give one of them")
     _check_balance(checked, wrong)
     if "proxy_allow_ips" in checked and not checked.get("proxy_protocol"):
         wrong("proxy_allow_ips", "does nothing without proxy_protocol = true; give both")

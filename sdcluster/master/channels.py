@@ -148,6 +148,10 @@ class WorkerChannel:
             self._sent -= len(passages)
             yield from passages
 
+    def wrong(self) -> int:
+        """Return how many requests the worker has served that were for another slot's."""
+        return self.board.words[Field.WRONG]
+
     def latency_ns(self) -> int:
         """Return how long an answer of the worker is expected to take; 0 when nothing is known."""
         words = self.board.words
@@ -287,7 +291,7 @@ class WorkerChannel:
         if descriptors.is_connection(fds[0]):
             said = _said(handoff)
             reason = offence(said, self.known) or _miscount(said, fds[0])
-            if handoff.refusal:
+            if handoff.refusal or handoff.terms is not channel.Terms.PASS_ON:
                 reason = "a connection to be refused, which is for us to decide"
         if reason:
             closing.close(fds)

@@ -96,6 +96,8 @@ class Cluster:
         self._feeding = False
         self._timer: Timer | None = None
         self._timer_at: float | None = None
+        self._wrong_before = 0
+        """Requests that workers which are gone have served in the place of another."""
 
     # The course of things.
 
@@ -125,7 +127,8 @@ class Cluster:
                 self._perform(action)
         self._feeding = False
         self._traffic.settle(
-            {slot.number for slot in self.supervisor.slots.values() if slot.serving is not None}
+            {slot.number for slot in self.supervisor.slots.values() if slot.serving is not None},
+            slots=self.supervisor.wanted,
         )
         self.children.tell_slots(self.supervisor.wanted)
         self._set_timer()
@@ -191,6 +194,7 @@ class Cluster:
             pass  # The worker says so again.
 
     def _worker_gone(self, process: WorkerProcess, untaken: Untaken) -> None:
+        self._wrong_before += process.channel.wrong()
         if is_quarantine(process.slot):
             self._quarantine.died(process.channel, untaken)
             return
@@ -389,6 +393,8 @@ class Cluster:
             f"{supervisor.ready}/{supervisor.wanted} workers ready, gen {supervisor.current}, "
             f"{self.connections()} connections, {supervisor.restarts} restarts"
         )
+        if wrong := self.wrong():
+            text += f", {wrong} requests served by the wrong worker"
         if supervisor.reload is not None:
             text += f"; reload to gen {supervisor.reload.target}: {supervisor.reload.phase.value}"
         elif supervisor.phase is not Phase.RUNNING:
@@ -400,6 +406,11 @@ class Cluster:
     def connections(self) -> int:
         """Return how many connections are open in all workers."""
         return sum(process.channel.connections() for process in self.children.workers.values())
+
+    def wrong(self) -> int:
+        """Return how many requests were served by a worker of another slot than they were for."""
+        alive = (process.channel.wrong() for process in self.children.workers.values())
+        return self._wrong_before + sum(alive)
 
     def states(self) -> Iterator[tuple[WorkerProcess, WorkerState]]:
         """Return each worker process and its state, by slot."""

@@ -7,22 +7,20 @@ what a dead worker had not taken is given to another.
 import errno
 import socket
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from sdcluster.core.balance import Rules, fewest_outstanding
 from sdcluster.loops import EventLoop, Timer
 from sdcluster.master import closing
 from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
+from sdcluster.master.handoffs import Handoffs
 from sdcluster.master.listeners import BACKLOG
 from sdcluster.master.passages import Passages
-from sdcluster.wire import channel
 
 ACCEPTS_PER_TURN = 64
 FULL_RETRY_S = 0.05
 """How long to wait for a worker to say that it has room before looking again."""
-MAX_HOPS = 255
-"""What a connection has made that is to be served where it is: as many as can be told."""
 EXHAUSTED_RETRY_S = 0.25
 """How long to leave connections in the backlog when descriptors or memory are used up."""
 
@@ -84,6 +82,9 @@ class Dispatcher:
         self._returned = Passages()
         """Connections that were accepted, and no longer are or were not yet a worker's."""
         self._untaken: deque[Untaken] = deque()
+        self._handoffs = Handoffs(
+            loop, worker=self._worker, passes=self._passes_on, on_late=self._give_anybody
+        )
         self._paused = False
         self._retry: Timer | None = None
         self._retry_untaken: Timer | None = None
@@ -94,6 +95,14 @@ class Dispatcher:
         if rules != self._rules:
             self._rules = rules
             self._balance = rules.balance()
+
+    def set_handoffs(self, *, timeout_s: float) -> None:
+        """Have a connection that is for one slot wait for so long for the worker there."""
+        self._handoffs.timeout_s = timeout_s
+
+    def set_slots(self, slots: int) -> None:
+        """Know how many slots there are."""
+        self._handoffs.slots = slots
 
     def watch(self, listener: socket.socket) -> None:
         """Accept from a listener, which must be non-blocking."""
@@ -119,6 +128,7 @@ class Dispatcher:
     ) -> None:
         """Give connections to a worker from now on; `max_connections`, if any, is its own limit."""
         self._seats[worker] = Seat(worker, generation, slot, max_connections)
+        self._handoffs.go_on()
         self._resume()
 
     def remove(self, worker: WorkerChannel) -> None:
@@ -138,25 +148,40 @@ class Dispatcher:
         if not worker.starved_ns():
             return
         try:
-            self._returned.extend(worker.take_back())
+            for passage in worker.take_back():
+                self._return(passage)
         except OSError as error:
             self._tell_exhausted(error)
         self._give_returned()
 
     def hand_over(self, passage: Passage) -> None:
-        """Give a connection that a worker had to another: that of the slot named, if there is one.
+        """Give a connection that a worker had to another: that of the slot named, see `handoffs`.
 
         Else to any, of the newest generation if one there has room. When none has, it waits.
         """
-        handoff = passage.handoff
-        if handoff is not None and handoff.slot != channel.ANY:
-            for seat in self._seats.values():
-                can_take = seat.slot == handoff.slot and not seat.is_starved()
-                if can_take and self._passes(seat.channel, passage):
-                    return
-            passage = replace(passage, handoff=replace(handoff, slot=channel.ANY, hops=MAX_HOPS))
-        self._returned.append(passage)
+        self._return(passage)
         self._give_returned()
+
+    def _return(self, passage: Passage) -> None:
+        """Put a connection where it is to wait, if it has to."""
+        left: Passage | None = passage
+        if passage.handoff is not None and passage.handoff.slot >= 0:
+            left = self._handoffs.take(passage)
+        if left is not None:
+            self._returned.append(left)
+
+    def _give_anybody(self, passages: Iterable[Passage]) -> None:
+        self._returned.extend(passages)
+        self._give_returned()
+
+    def _worker(self, slot: int) -> WorkerChannel | None:
+        """Return the worker of a slot, the newest one."""
+        found = [seat for seat in self._seats.values() if seat.slot == slot]
+        return max(found, key=lambda seat: seat.generation).channel if found else None
+
+    def _passes_on(self, worker: WorkerChannel, passage: Passage) -> bool:
+        # What is full is asked for room; what has no descriptors says when it has some.
+        return not worker.starved_ns() and self._passes(worker, passage)
 
     def _passes(self, worker: WorkerChannel, passage: Passage) -> bool:
         try:
@@ -168,6 +193,7 @@ class Dispatcher:
 
     def room(self) -> None:
         """Go on: a worker has taken connections."""
+        self._handoffs.go_on()
         if self._paused:
             self._resume()
 
@@ -287,8 +313,10 @@ class Dispatcher:
                 if self._await_room():
                     return
                 continue
-            if not self._returned and not self._take_back():
-                return
+            if not self._returned:
+                if not self._take_back():
+                    return
+                continue  # It may be that all of it is for others.
             self._balance.advance()  # Also past one that does not take it, or it is always asked.
             if not self._passes(seat.channel, self._returned[0]):
                 self._pause_full()
@@ -306,7 +334,7 @@ class Dispatcher:
             return False
         untaken = self._untaken[0]
         try:
-            self._returned.extend(untaken.take())
+            taken = untaken.take()
         except OSError as error:
             self._tell_exhausted(error)
             if self._retry_untaken is None:
@@ -316,6 +344,8 @@ class Dispatcher:
         if not untaken.next_count():
             untaken.close()
             self._untaken.popleft()
+        for passage in taken:
+            self._return(passage)
         return True
 
     def _give_returned_again(self) -> None:
@@ -380,7 +410,7 @@ class Dispatcher:
         """Return the connections that nobody took, which belong to the caller."""
         while self._take_back():
             pass
-        left = list(self._returned)
+        left = [*self._returned, *self._handoffs.left()]
         self._returned.clear()
         return left
 
@@ -388,6 +418,7 @@ class Dispatcher:
         """Stop accepting for good; connections that nobody took are closed."""
         for listener in list(self._listeners.values()):
             self.unwatch(listener)
+        self._handoffs.close()
         while self._returned:
             _let_go(self._returned.popleft())
         while self._untaken:

@@ -128,6 +128,7 @@ class Mold:
             crash_recovery=config.crash_recovery,
             replay=config.replay,
             replay_max_kb=config.replay_max_kb,
+            handoff_timeout_s=config.handoff_timeout_s,
             **_routing(config, trial=trial),
             heartbeat_interval_s=heartbeat_interval_s(config),
             drain_timeout_s=config.drain_timeout_s,

@@ -118,6 +118,7 @@ class Traffic:
         """Do as the config of a generation says, from its first worker on."""
         self._rules = _rules(config)
         self._dispatcher.set_rules(self._rules)
+        self._dispatcher.set_handoffs(timeout_s=config.handoff_timeout_s)
         if not config.rebalance:
             self._rebalancing = None
         elif self._rebalancing is None:
@@ -158,8 +159,9 @@ class Traffic:
         """Go on: a worker has taken connections."""
         self._dispatcher.room()
 
-    def settle(self, served: Set[int]) -> None:
+    def settle(self, served: Set[int], *, slots: int) -> None:
         """Accept for others where a slot has no worker: `served` are the slots that have one."""
+        self._dispatcher.set_slots(slots)
         if self._closed or self._scheduling != "reuseport" or self._is_command:
             return
         for listener in self._listeners.all:

@@ -25,6 +25,7 @@ Worker to master:
 import re
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 
 from sdcluster.errors import ProtocolError
 
@@ -53,9 +54,9 @@ ANY = -1
 QUARANTINE = -2
 """As a slot: a worker that has nothing else; each that has this number or a lower one is such."""
 
-_HEADER = struct.Struct("<cBBBBiIIHQQQ")
-"""Type, hops, crashes, deaths, bytes proxied, slot, serial, bytes unanswered, refusal, signature,
-bytes read, written."""
+_HEADER = struct.Struct("<cBBBBBiIIHQQQ")
+"""Type, hops, crashes, deaths, bytes proxied, terms, slot, serial, bytes unanswered, refusal,
+signature, bytes read, written."""
 
 _PROXIED = re.compile(rb"(PROXY UNKNOWN|PROXY [!-~]+ [0-9]{1,5})?")
 """What workers put there: nothing, that the proxy does not know, or address and port."""
@@ -66,6 +67,17 @@ _MOVE = struct.Struct("<cHI")
 MAX_HANDOFF_BYTES = _HEADER.size + MAX_PROXIED_BYTES + MAX_UNANSWERED_BYTES
 
 
+class Terms(IntEnum):
+    """What the worker that gets a request does when it is for another one."""
+
+    PASS_ON = 0
+    """It hands it over."""
+    STAND_IN = 1
+    """It serves it: the slot that it is for has no worker."""
+    REFUSE = 2
+    """It answers that it cannot be served: the worker of that slot has no room for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handoff:
     """A connection on its way from one worker to another, but for its descriptor."""
@@ -73,7 +85,9 @@ class Handoff:
     unanswered: bytes = b""
     """What was read from it and not answered: the beginning of a request, or a whole one."""
     slot: int = ANY
-    """Whose it is to be; another worker gets it when that slot has none."""
+    """Whose it is to be."""
+    terms: Terms = Terms.PASS_ON
+    """Set by the master when that slot did not get it."""
     hops: int = 0
     """How often it was handed over with what is unanswered, by workers that live."""
     crashes: int = 0
@@ -108,6 +122,7 @@ def encode_handoff(handoff: Handoff) -> bytes:
         min(handoff.crashes, 255),
         min(handoff.deaths, 255),
         len(handoff.proxied),
+        handoff.terms,
         handoff.slot,
         handoff.serial,
         len(handoff.unanswered),
@@ -137,7 +152,7 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
     if len(data) < _HEADER.size:
         raise ProtocolError(f"a hand-off of {len(data)} bytes")
     header = _HEADER.unpack_from(data)
-    kind, hops, crashes, deaths, proxied, slot, serial, unanswered, *rest = header
+    kind, hops, crashes, deaths, proxied, terms, slot, serial, unanswered, *rest = header
     refusal, signature, consumed, written = rest
     begin = _HEADER.size + proxied
     end = begin + unanswered
@@ -147,11 +162,13 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
         or unanswered > MAX_UNANSWERED_BYTES
         or end > len(data)
         or slot < QUARANTINE
+        or terms > Terms.REFUSE
     ):
         raise ProtocolError("a hand-off that makes no sense")
     handoff = Handoff(
         unanswered=data[begin:end],
         slot=slot,
+        terms=Terms(terms),
         hops=hops,
         crashes=crashes,
         deaths=deaths,

@@ -82,6 +82,8 @@ class Prepare:
     """What of a request is its key."""
     shard_function: str = ""
     """`module:function` that tells its key."""
+    handoff_timeout_s: float = 1.0
+    """How long a request that is for another worker waits for room in the channel to the master."""
     proxies: tuple[str, ...] = ()
     """Networks of the peers whose connections begin with the PROXY protocol; and `unix`."""
     heartbeat_interval_s: float = 1.0

@@ -58,6 +58,8 @@ class Field(IntEnum):
 
     As long as it is not 0, the worker can take none.
     """
+    WRONG = 17
+    """Requests served that were for the worker of another slot, ever."""
 
 
 SIGNATURES_AT = 64

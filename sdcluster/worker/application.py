@@ -14,18 +14,15 @@ from typing import Any
 from sdcluster.errors import AppError
 from sdcluster.wire.channel import ANY, Handoff
 from sdcluster.worker import handoff, uvprotocols
+from sdcluster.worker.exit import Sent
 from sdcluster.worker.gate import CLOSE, Gate
 from sdcluster.worker.movable import MovableConnection, Moves
+from sdcluster.worker.refusals import Refusal
 from sdcluster.worker.silence import STALL_S, Silence
 
 DRAIN_POLL_S = 0.02
 CLOSE_GRACE_S = 1.0
 """From the drain deadline, when what is left is closed, to its cancellation."""
-
-_TIMEOUT = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 15\r\nconnection: close\r\n\r\nRequest Timeout"
-)
 
 logger = logging.getLogger("sdcluster")
 
@@ -234,7 +231,7 @@ class Application:
             nonlocal left, is_taken
             connection = protocol.transport
             if isinstance(connection, MovableConnection) and connection.is_free:
-                is_taken = connection.hand_over(slot)
+                is_taken = connection.hand_over(slot) is Sent.YES
                 left -= 1
 
         _for_each(self._state.connections, move, while_=lambda: left > 0 and is_taken)
@@ -281,7 +278,8 @@ def _see_off(protocols: Iterable[Any], *, keeps: bool) -> None:
     def leave(protocol: Any) -> None:
         nonlocal is_taken
         if keeps and _is_free(protocol):
-            is_taken = protocol.transport.hand_over()  # Else the master takes none now.
+            # Else the master takes none now.
+            is_taken = protocol.transport.hand_over() is Sent.YES
         else:
             _shut_down(protocol)
 
@@ -290,8 +288,7 @@ def _see_off(protocols: Iterable[Any], *, keeps: bool) -> None:
 
 def _time_out(protocol: Any) -> None:
     """Answer a request whose body does not come."""
-    protocol.transport.write(_TIMEOUT)
-    protocol.transport.close()
+    protocol.transport.refuse(Refusal.STALLED)
 
 
 def _for_each(

@@ -9,18 +9,20 @@ response is in the kernel whole or not at all.
 
 import array
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
-from sdcluster.wire.channel import ANY, QUARANTINE, Handoff
+from sdcluster.wire.channel import ANY, QUARANTINE, Handoff, Terms
 from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, PAGE_BYTES, State, Word
 from sdcluster.worker import framing, proxyprotocol
-from sdcluster.worker.exit import Exit
+from sdcluster.worker.exit import Exit, Sent
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
 from sdcluster.worker.quarantine import Signatures
+from sdcluster.worker.refusals import Refusal
 from sdcluster.worker.replay import Fate, Policy, fate, fitting, request_line
 
 MAX_HELD_BYTES = 64 * 1024
@@ -30,6 +32,8 @@ _STATE, _IN_BASE, _LENGTH = int(Word.STATE), int(Word.IN_BASE), int(Word.LENGTH)
 _OUT_BASE, _OUT_DONE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_DONE), int(Word.OUT_END)
 _BEGUN, _HANDING, _SIGNATURE = int(Word.BEGUN), int(Word.HANDING), int(Word.SIGNATURE)
 _IN_DONE, _IN_END, _OUT_INTERIM = int(Word.IN_DONE), int(Word.IN_END), int(Word.OUT_INTERIM)
+_HEADROOM_BYTES = 16
+"""Of what can be handed over, for what is read although it is full: a byte a hand-over at most."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CONTINUE_BYTES = len(_CONTINUE)
 _SLOW_BYTES = 64 * 1024
@@ -38,16 +42,8 @@ _LONG_BYTES = 16 * 1024
 """A request that takes so much memory that it is given back when it is answered."""
 LEAVE_RETRY_S = 0.05
 """How long to wait for a master that takes no connection at the moment."""
-RETRY_AFTER_S = 1
-"""What a client is told that is refused as too many others wait."""
-_BAD_GATEWAY = (
-    b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 11\r\nconnection: close\r\n\r\nBad Gateway"
-)
-_UNAVAILABLE = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"retry-after: %d\r\ncontent-length: 19\r\nconnection: close\r\n\r\nService Unavailable"
-) % RETRY_AFTER_S
+SENDING_POLL_S = 0.01
+"""How often to look whether the client has taken the response before."""
 _BUSY = 503
 
 logger = logging.getLogger("sdcluster")
@@ -67,9 +63,14 @@ class Moves:
         signatures: Signatures,
         is_quarantine: bool = False,
         begins_late: bool = False,
+        handoff_timeout_s: float = 1.0,
         on_closed: Callable[[], None],
+        on_refused: Callable[[Refusal], None],
     ) -> None:
         """`on_closed` is called when a connection is gone; `replay` is for what a dead one had.
+
+        `on_refused` is told of a request that the master has sent here to be refused. One that is
+        to be served apart waits for `handoff_timeout_s` at most for room in the way out.
 
         With `is_quarantine` each comes for one request, and goes when that is answered.
         With `begins_late` a request is begun when it is told to `work`, and not when it is given.
@@ -81,7 +82,9 @@ class Moves:
         self.replay: Policy = replay
         self.proxies = proxies
         self.is_routed = is_routed
+        self.handoff_timeout_s = handoff_timeout_s
         self.on_closed = on_closed
+        self.on_refused = on_refused
         self.signatures = signatures
         self.begins_late = begins_late
         self.is_quarantine = is_quarantine
@@ -171,12 +174,15 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_app",
         "_at",
         "_begun_at",
+        "_behind",
         "_client",
         "_data_at",
         "_done",
         "_engine",
         "_fd",
         "_feed",
+        "_full_at",
+        "_has_next",
         "_header",
         "_held",
         "_held_bytes",
@@ -186,6 +192,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_is_held",
         "_is_paused",
         "_is_pinned",
+        "_is_served",
         "_is_slow",
         "_is_unix",
         "_is_upgraded",
@@ -205,6 +212,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_signature_at",
         "_signatures",
         "_staying_at",
+        "_terms",
         "_transport",
         "_used",
         "_words",
@@ -212,6 +220,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "crashes",
         "deaths",
         "hops",
+        "is_stand_in",
         "proxied",
         "reading_at",
     )
@@ -241,7 +250,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._signatures = moves.signatures
         self._refusal = handoff.refusal
         self._map = ledger.map
-        self._region = ledger.bytes[self._data_at : self._data_at + self._limit]
+        self._full_at = max(0, self._limit - (_HEADROOM_BYTES if moves.is_routed else 0))
+        """How much may be read of a request before it is to `stay`."""
+        self._region = ledger.bytes[self._data_at : self._data_at + self._full_at]
         self._origin: bytes | None = handoff.unanswered
         self._length = len(handoff.unanswered)
         self._read = handoff.consumed - self._length
@@ -267,6 +278,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Whether no more is read, as the engine has said so."""
         self._staying_at = -1
         """Where the request begins that is served here for certain, in bytes read."""
+        self._has_next = False
+        """Whether the next one has begun, which may be for another worker."""
+        self._behind: bytearray | None = None
+        """What came behind a request of which more has come than is kept, if that is routed."""
+        self._is_served = False
+        """Whether a request was answered here after which it is to go."""
         self._is_upgraded = False
         """Whether it is no longer HTTP. Its head is answered once, and that is never complete."""
         self._transport: Any = None
@@ -274,6 +291,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Bytes that are being read and not kept: they are in the scratch."""
         self.hops = handoff.hops
         """How often the request was handed over."""
+        self._terms = handoff.terms
+        self.is_stand_in = handoff.terms is Terms.STAND_IN
+        """Whether the request is served here, as the slot that it is for has no worker."""
         self.reading_at = self._read
         """Where that begins that was read last, in bytes ever."""
         self.crashes = handoff.crashes
@@ -301,6 +321,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_unix:
             transport.set_write_buffer_limits(0, 0)  # To be told when all is in the kernel.
         self._engine.connection_made(self)
+        if self._terms is Terms.REFUSE:
+            self._moves.on_refused(Refusal.BUSY)
+            self.refuse(Refusal.BUSY)
+            return
         proxies = self._moves.proxies
         if proxies is not None:
             if self.proxied:
@@ -318,6 +342,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._refuse(unanswered or b"")
         elif unanswered:
             self._go_on(unanswered)
+            self._limit_reading()
+            if self._is_full or self._is_paused:
+                # Loops begin to read after this, whatever was said in it.
+                self._loop.call_soon(self._pause_again)
         elif self._read:
             self._engine.wait_for_request()
 
@@ -342,15 +370,14 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._refusal == _BUSY:
             line = request_line(unanswered)
             logger.warning("too many requests as %r wait in the quarantine: answered 503", line)
-            self.write(fitting(_UNAVAILABLE, unanswered))
+            self.refuse(Refusal.BUSY, unanswered)
         else:
             logger.error(
                 "%d workers have died with the request %r: it is answered 502",
                 self.deaths,
                 request_line(unanswered),
             )
-            self.write(fitting(_BAD_GATEWAY, unanswered))
-        self.close()
+            self.refuse(Refusal.DEADLY, unanswered)
 
     def connection_lost(self, error: Exception | None) -> None:
         """End."""
@@ -386,7 +413,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             length = self._length
             if self._is_unix:
                 self._words[self._at + _LENGTH] = NOT_KNOWN
-        return self._region[length:]
+        if length < self._full_at:
+            return self._region[length:]
+        end = length + 1 if self._is_full else self._limit
+        return self._ledger.bytes[self._data_at + length : self._data_at + end]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
@@ -398,6 +428,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         else:
             data = bytes(self._ledger.scratch[:nbytes])
             self._scratched = nbytes
+            if self._behind is not None:
+                self._behind += data
         self._length = begin + nbytes
         if begin + nbytes > self._used:
             self._use_more(begin)
@@ -406,11 +438,9 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             if self._is_behind:
                 self._caught_up()
         self._feed(data)
-        if begin < self._limit:
-            if self._limit <= self._length and self._moves.is_routed:
-                self._be_full()
-        else:
-            self._scratched = 0
+        self._scratched = 0
+        if self._length >= self._full_at:
+            self._limit_reading()
 
     def _use_more(self, begin: int) -> None:
         """Have memory for what was read, from `begin` on; or keep no more of the request."""
@@ -431,23 +461,54 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._ledger.free(self._fd, length, rest)
         self._used = self._ledger.used(self._fd)
 
-    def _be_full(self) -> None:
-        """Read no more, if there is a request, and somebody who is about to say whose it is."""
+    def _limit_reading(self) -> None:
+        """Read no more than can be handed over, if there is a request that may have to be."""
+        if (
+            self._length < self._full_at
+            or not self._moves.is_routed
+            or (self._staying_at == self.base and not self._has_next)
+            or self._is_pinned
+            or self._is_upgraded
+            or self.is_closing()
+            or self._engine.is_waiting()
+        ):
+            return
         if self._done:
             self._move_up()
-        if self._staying_at == self.base or self._length < self._limit:
-            return
-        if not self._is_upgraded and not self._engine.is_waiting() and not self.is_closing():
+        if self._length >= self._full_at:
             self._is_full = True
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """Read again what could not have been handed over."""
+        if self._is_full:
+            self._is_full = False
+            if not self._is_paused and not self.is_closing():
+                self._transport.resume_reading()
+
+    def _pause_again(self) -> None:
+        if (self._is_full or self._is_paused) and not self.is_closing():
+            self._transport.resume_reading()
             self._transport.pause_reading()
 
     def stay(self) -> None:
         """Read on: the request that the app is about to see is served here."""
         self._staying_at = self.base
-        if self._is_full:
-            self._is_full = False
-            if not self._is_paused and not self.is_closing():
-                self._transport.resume_reading()
+        if not self._has_next:
+            self._read_on()
+
+    def begin_next(self, start: int) -> None:
+        """The next request has begun: no more of it is read than can be handed over.
+
+        `start` is how many bytes were ever read before it; -1 when that is not known.
+        """
+        if not self._moves.is_routed:
+            return
+        self._has_next = True
+        if start >= self.reading_at and self._scratched and self._behind is None:
+            begin = start - self.reading_at
+            self._behind = bytearray(self._ledger.scratch[begin : self._scratched])
+        self._limit_reading()
 
     def _take_header(self, data: bytes) -> None:
         """Take what a proxy says of the client, which comes before all that the client says."""
@@ -698,10 +759,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def begin(self, scope: Any, receive: Any, send: Any) -> Any:
         """Be the app, which is at work on the request from now on, or have it served elsewhere."""
         if not self._is_gone:  # Else the entry may be another's.
+            if self._is_served:
+                return self._go_back(scope, receive, send)
             signatures = self._signatures
             signature = signatures.sign(scope)
             if signature in signatures.listed and not self._moves.is_quarantine:
-                return self._set_apart(signature, send)
+                return self._set_apart(signature)
             # In this order: the signature has to be that of the request that is begun.
             self._words[self._signature_at] = signature
             if not self._moves.begins_late:
@@ -713,12 +776,20 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone:
             self._words[self._begun_at] = self.base + 1
 
-    async def _set_apart(self, signature: int, send: Any) -> None:
+    async def _set_apart(self, signature: int) -> None:
         """Have a request served in the quarantine; one that cannot go there is refused."""
-        if not self.hand_over(QUARANTINE, signature=signature):
-            headers = [(b"retry-after", b"%d" % RETRY_AFTER_S), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": _BUSY, "headers": headers})
-            await send({"type": "http.response.body", "body": b"Service Unavailable"})
+        sent = await self.hand_over_in_turn(
+            QUARANTINE, signature=signature, timeout_s=self._moves.handoff_timeout_s
+        )
+        if sent is not Sent.YES:
+            self.refuse(Refusal.BUSY)
+
+    async def _go_back(self, scope: Any, receive: Any, send: Any) -> None:
+        """Have a request served elsewhere that came behind that for which the connection came."""
+        sent = await self.hand_over_in_turn(timeout_s=self._moves.handoff_timeout_s)
+        if sent is not Sent.YES and not self.is_closing():
+            self._is_served = False  # There is no other place for it.
+            await self.begin(scope, receive, send)
 
     @property
     def base(self) -> int:
@@ -729,6 +800,13 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def consumed(self) -> int:
         """How many bytes were read, ever."""
         return self._read + self._length
+
+    def unanswered(self) -> bytes:
+        """Return what is kept of the request that is unanswered; nothing if that is unknown."""
+        if self._is_pinned:
+            return b""
+        end = min(self._length, self._limit)
+        return self._map[self._data_at + self._done : self._data_at + end]
 
     def request_end(self, start: int) -> int:
         """Return where a request ends of which it is known where it begins; -1 if that is not.
@@ -752,7 +830,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 return
             self._words[self._at + _IN_END] = self._done = 0  # Nothing is behind any more.
         words, at = self._words, self._at
-        self._is_held = False
+        self._is_held = self._has_next = False
         if self._held:
             words[at + _OUT_END] = self._written + self._held_bytes
             self._send()
@@ -765,10 +843,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             words[at + _LENGTH] = 0
         words[at + _OUT_BASE] = self._out_base = written
         self._length = 0
-        if self._is_pinned or length > self._long or self.hops or self.deaths:
+        if self._is_full:
+            self._read_on()
+        if self._is_pinned or length > self._long or self._is_out_of_the_ordinary:
             self._be_as_new(length)
         if self._moves.is_draining:
-            self._loop.call_soon(self._leave)
+            self._be_served()
 
     def _answered_before(self, rest: int) -> None:
         """Go on with what came behind the request that is answered now, where it is kept.
@@ -783,10 +863,13 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         words[at + _IN_DONE] = end
         words[at + _OUT_BASE] = self._out_base = self._written
         self._done = self._length - rest
-        if self.hops or self.deaths:
+        self._has_next = False
+        if self._is_out_of_the_ordinary:
             self._forget_deaths()
+        self._read_on()
+        self._limit_reading()
         if self._moves.is_draining:
-            self._loop.call_soon(self._leave)
+            self._be_served()
 
     def settled(self, rest: int) -> None:
         """All before the last `rest` bytes that were read is answered, of which not all is kept.
@@ -795,11 +878,16 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """
         self.pin()  # Until it is all true again.
         self.flush()
+        self._has_next = False
+        self._read_on()
+        behind, self._behind = self._behind, None
         length, limit = self._length, self._limit
         if length <= limit:
             kept = self._map[self._data_at + length - rest : self._data_at + length]
         elif rest <= min(limit, self._scratched):
             kept = bytes(self._ledger.scratch[self._scratched - rest : self._scratched])
+        elif behind is not None and rest == len(behind) <= limit:
+            kept = bytes(behind)
         else:
             return
         if rest > PAGE_BYTES and not self._ledger.use(self._fd, rest):
@@ -807,12 +895,23 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._keep_only(kept)
         self._words[self._at + _OUT_BASE] = self._out_base = self._written
         self._be_as_new(length, rest)
+        self._limit_reading()
         if self._moves.is_draining:
-            self._loop.call_soon(self._leave)
+            self._be_served()
+
+    def _be_served(self) -> None:
+        """Go, now that a request is answered: with the next one, if that has come already."""
+        self._is_served = self._moves.is_quarantine
+        self._loop.call_soon(self._leave)
+
+    @property
+    def _is_out_of_the_ordinary(self) -> bool:
+        return bool(self.hops or self.deaths or self.is_stand_in)
 
     def _be_as_new(self, length: int, rest: int = 0) -> None:
         """Forget a request that was out of the ordinary, but for the `rest` of what was read."""
         self._forget_deaths()
+        self._behind = None
         if self._limit:
             self._is_pinned = False
             self._words[self._at] = State.OPEN
@@ -822,6 +921,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _forget_deaths(self) -> None:
         self.hops = self.crashes = self.deaths = 0
+        self.is_stand_in = False
         self._words[self._at + Word.CRASHES] = self._words[self._at + Word.DEATHS] = 0
 
     def pin(self) -> None:
@@ -833,22 +933,38 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     # To another worker.
 
     @property
+    def way_out(self) -> Exit:
+        """What it goes by."""
+        return self._moves.exit
+
+    @property
     def is_stuck(self) -> bool:
         """Whether it can never go elsewhere."""
         return not self._limit
 
     @property
-    def is_movable(self) -> bool:
-        """Whether it can go elsewhere now: nothing is written in answer to what was read."""
+    def is_overlong(self) -> bool:
+        """Whether more has come of a request's head than can be handed over."""
+        return self._length > self._limit and not self._is_pinned
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can go elsewhere as soon as what was written before is sent.
+
+        Nothing is written in answer to what was read, and all of that is kept.
+        """
         return not (
             self._is_pinned
             or self._length > self._limit
             or self._written != self._out_base
             or self._held
-            or self._is_gone
-            or self._transport.is_closing()
-            or self._transport.get_write_buffer_size()
+            or self.is_closing()
         )
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether it can go elsewhere now."""
+        return self.is_whole and not self._transport.get_write_buffer_size()
 
     @property
     def is_free(self) -> bool:
@@ -856,16 +972,28 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return self.is_movable and not self._is_upgraded and bool(self._engine.is_waiting())
 
     def _leave(self) -> None:
-        if self.is_free and not self.hand_over() and not self._moves.is_shut:
+        if self.is_free and self.hand_over() is not Sent.YES and not self._moves.is_shut:
             self._loop.call_later(LEAVE_RETRY_S, self._leave)
 
-    def hand_over(self, slot: int = ANY, *, signature: int = 0) -> bool:
-        """Let the worker of another slot have it, with what is unanswered; False if that cannot be.
+    async def hand_over_in_turn(
+        self, slot: int = ANY, *, signature: int = 0, timeout_s: float
+    ) -> Sent:
+        """Let the worker of another slot have it, as soon as that can be; wait so long for room.
 
-        Whoever is at work on the request finds the client gone.
+        A client that is slow to take the response before is waited for, however long that takes.
+        """
+        while self.is_whole and not self.is_movable:
+            await asyncio.sleep(SENDING_POLL_S)
+        attempt = functools.partial(self.hand_over, slot, signature=signature)
+        return await self.way_out.send_in_turn(attempt, timeout_s)
+
+    def hand_over(self, slot: int = ANY, *, signature: int = 0) -> Sent:
+        """Let the worker of another slot have it, with what is unanswered, if that can be now.
+
+        Whoever is at work on the request finds the client gone then.
         """
         if not self.is_movable:
-            return False
+            return Sent.NEVER
         moves, words, at = self._moves, self._words, self._at
         moves.serial += 1
         unanswered = self._map[self._data_at + self._done : self._data_at + self._length]
@@ -882,16 +1010,38 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             signature=signature,
         )
         words[at + _HANDING] = moves.serial
-        if not moves.exit.send(self._fd, handoff):
+        sent = moves.exit.send(self._fd, handoff)
+        if sent is not Sent.YES:
             words[at + _HANDING] = 0
-            return False
-        words[at] = State.LEFT
-        self._is_gone = True
+            return sent
         try:
-            self._engine.connection_lost(None)
+            self._forsake()
         finally:
             self._transport.abort()  # Closed without a shutdown(2): the client sees nothing.
-        return True
+        return sent
+
+    def refuse(self, refusal: Refusal, unanswered: bytes | None = None) -> None:
+        """Answer a request that the app has not seen, or will not, and close.
+
+        `unanswered` is how it begins, where that is not kept. Whoever is at work on it finds the
+        client gone.
+        """
+        if self.is_closing():
+            return
+        if unanswered is None:
+            unanswered = self.unanswered()
+        self.write(fitting(refusal.response, unanswered))
+        try:
+            self.flush()
+            self._forsake()
+        finally:
+            self._transport.close()
+
+    def _forsake(self) -> None:
+        """Have the engine believe that the client is gone."""
+        self._words[self._at] = State.LEFT
+        self._is_gone = True
+        self._engine.connection_lost(None)
 
 
 def _as_bytes(data: Any) -> bytes:

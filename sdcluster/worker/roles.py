@@ -22,6 +22,7 @@ from sdcluster.worker import agent, command, engine, limits, loader, logs, routi
 from sdcluster.worker.intake import tell
 from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember
+from sdcluster.worker.strays import Strays
 from sdcluster.worker.turns import Pool, Turns
 
 EXIT_APP = 1
@@ -157,8 +158,14 @@ def _serve(
     slots = functools.partial(board.__getitem__, Field.SLOTS)
     is_quarantine = order.slot <= QUARANTINE
     if not is_quarantine:  # Which serves whatever it is given.
-        rule = routing.rule(prepare, order.slot, key)
-        app = routing.routed(app, rule, slot=order.slot, slots=slots)
+        app = routing.routed(
+            app,
+            routing.rule(prepare, order.slot, key),
+            slot=order.slot,
+            slots=slots,
+            timeout_s=prepare.handoff_timeout_s,
+            strays=Strays(board),
+        )
     messages = socket.socket(fileno=descriptors[2])
     listeners = [socket.socket(fileno=fd) for fd in descriptors[3:]]
     member = side.member

@@ -2,6 +2,8 @@
 
 A rule says whose the request is. When that is another slot, its connection is handed over before
 the app sees it, and goes on there; per request, as a proxy's connection is shared by many users.
+What cannot be handed over is refused. It is served here only if there is nobody to serve it there,
+and counts as wrong.
 """
 
 import contextlib
@@ -9,16 +11,17 @@ import hmac
 import logging
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl
 
 from sdcluster.wire import rendezvous
 from sdcluster.wire.frames import Prepare
 from sdcluster.worker import handoff
 from sdcluster.worker.gate import App, Message, Receive, Send
+from sdcluster.worker.passing import Passed, pass_on
+from sdcluster.worker.refusals import Refusal
+from sdcluster.worker.strays import Strays
 
-MAX_HOPS = 4
-"""How often a request is handed over; then it is served where it is."""
 MAX_KEY_BYTES = 4096
 
 _SIGNATURE_BYTES = 16
@@ -41,20 +44,35 @@ class Rule(Protocol):
 
 
 class Router:
-    """Stands before the app `app`, in the worker of `slot`; `slots` tells how many there are."""
+    """Stands before the app `app`, in the worker of `slot`; `slots` tells how many there are.
 
-    def __init__(self, app: App, rule: Rule, *, slot: int, slots: Callable[[], int]) -> None:
+    A request that is handed over waits for `timeout_s` at most. `strays` are told of what is not
+    served where it belongs.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        rule: Rule,
+        *,
+        slot: int,
+        slots: Callable[[], int],
+        timeout_s: float,
+        strays: Strays,
+    ) -> None:
         self._app = app
         self._rule = rule
         self._slot = slot
         self._slots = slots
+        self._timeout_s = timeout_s
+        self.strays = strays
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] in _REQUESTS:
             slot = self._rule.slot(scope, self._slots())
             if slot is None:
                 send = self._rule.claim(scope, send)
-            elif slot != self._slot and _has_left(slot):
+            elif not await self._is_to_stay(slot):
                 if scope["type"] == "websocket":
                     await send({"type": "websocket.close"})
                 return  # To the engine, the client has gone.
@@ -63,11 +81,27 @@ class Router:
                 connection.stay()
         await self._app(scope, receive, send)
 
-
-def _has_left(slot: int) -> bool:
-    """Hand the connection of the request over, if that can be."""
-    connection = handoff.current()
-    return connection is not None and connection.hops < MAX_HOPS and connection.hand_over(slot)
+    async def _is_to_stay(self, slot: int) -> bool:
+        """Tell whether a request of a slot is to be served here; if not, see to it."""
+        connection = handoff.current()
+        refusal: Refusal | None = None
+        if connection is not None and connection.is_overlong:
+            refusal = Refusal.TOO_LONG  # Wherever it has come to: it is refused always, or never.
+        elif slot != self._slot:
+            match await pass_on(connection, slot, timeout_s=self._timeout_s):
+                case Passed.ON:
+                    return False
+                case Passed.NOWHERE:
+                    self.strays.wrong()
+                case Passed.LATE:
+                    refusal = Refusal.BUSY
+                case Passed.TIED:
+                    refusal = Refusal.TIED
+        if connection is None or refusal is None:
+            return True
+        self.strays.refused(refusal)
+        connection.refuse(refusal)
+        return False
 
 
 class ByCookie:
@@ -167,10 +201,17 @@ def request_key(by: str) -> KeyFunction:
     number = int(text)
 
     def segment(scope: Message) -> str | None:
-        parts: list[str] = scope["path"].split("/")
+        parts = _path(scope).split("/")
         return (parts[number] or None) if number < len(parts) else None
 
     return segment
+
+
+def _path(scope: Message) -> str:
+    """Return the path behind the app's own, `root_path`, which it may begin with: that varies."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
 
 def _cookies(scope: Message) -> Iterator[tuple[bytes, bytes]]:
@@ -209,6 +250,16 @@ def rule(prepare: Prepare, slot: int, function: KeyFunction | None) -> Rule | No
     return None
 
 
-def routed(app: Any, found: Rule | None, *, slot: int, slots: Callable[[], int]) -> App:
+def routed(
+    app: Any,
+    found: Rule | None,
+    *,
+    slot: int,
+    slots: Callable[[], int],
+    timeout_s: float,
+    strays: Strays,
+) -> App:
     """Return the app with a router before it, when there is a rule."""
-    return Router(app, found, slot=slot, slots=slots) if found is not None else app
+    if found is None:
+        return cast(App, app)
+    return Router(app, found, slot=slot, slots=slots, timeout_s=timeout_s, strays=strays)

@@ -22,6 +22,7 @@ from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.movable import Moves
 from sdcluster.worker.proxyprotocol import Trust
 from sdcluster.worker.quarantine import Signatures
+from sdcluster.worker.refusals import Refusal
 from sdcluster.worker.replay import Policy
 from sdcluster.worker.routing import Router
 
@@ -120,6 +121,8 @@ class _Server:
             is_routed=isinstance(self._app, Router),
             proxies=Trust(self._prepare.proxies) if self._prepare.proxies else None,
             on_closed=lambda: intake.closed(),
+            handoff_timeout_s=self._prepare.handoff_timeout_s,
+            on_refused=self._refused,
         )
         intake = Intake(
             self._control,
@@ -155,6 +158,10 @@ class _Server:
         await application.shut_down()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(flush(), FLUSH_TIMEOUT_S)
+
+    def _refused(self, refusal: Refusal) -> None:
+        if isinstance(self._app, Router):
+            self._app.strays.refused(refusal)
 
     def _has_lost_keeper(self, keeper: Keeper, intake: Intake) -> None:
         """Be replaced by a worker that has one."""

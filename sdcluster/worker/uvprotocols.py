@@ -57,6 +57,8 @@ def _with_httptools(cls: Any) -> Any:
     begin = getattr(cls, "on_message_begin", None)
     end = cls.on_message_complete
     complete = cls.on_response_complete
+    upgrade_name = next((name for name in _UPGRADES if hasattr(cls, name)), "")
+    upgrade: Any = getattr(cls, upgrade_name, None)
 
     class Movable(_Waiting, cls):  # type: ignore[misc]
         _begun = 0
@@ -67,6 +69,8 @@ def _with_httptools(cls: Any) -> Any:
         """Whether a response was complete before its request was."""
         _is_paid = False
         """Whether that is there now."""
+        _has_upgrade = False
+        """Whether it is to become a WebSocket when all before it is answered."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
@@ -80,6 +84,7 @@ def _with_httptools(cls: Any) -> Any:
                 if start < 0:
                     self.transport.pin()
                 self._behind.append((self.cycle, start))
+                self.transport.begin_next(start)
             elif self._is_owed:
                 self._is_owed = self._is_paid = False
                 start = self._start()
@@ -124,11 +129,24 @@ def _with_httptools(cls: Any) -> Any:
                     self.transport.pin()
                 else:
                     self.transport.answered(self.transport.consumed - start)
+                if self._behind:
+                    self.transport.begin_next(self._behind[0][1])
+                elif self._has_upgrade:
+                    self._has_upgrade = False
+                    self._unset_keepalive_if_required()
+                    upgrade(self)
             elif is_last:
                 self.transport.answered()
             else:
                 self._is_owed = True
                 self.transport.pin()
+
+        def _upgrade(self) -> None:
+            if self._begun > 1:  # Or its answer would come before those of the others.
+                self._has_upgrade = True
+                self.flow.pause_reading()
+            else:
+                upgrade(self)
 
         def connection_lost(self, error: Exception | None) -> None:
             # The engine knows of the last request alone that the client is gone.
@@ -139,7 +157,13 @@ def _with_httptools(cls: Any) -> Any:
                     cycle.message_event.set()
             super().connection_lost(error)
 
+    if upgrade is not None:
+        setattr(Movable, upgrade_name, Movable._upgrade)
     return Movable
+
+
+_UPGRADES = ("handle_websocket_upgrade", "handle_upgrade")
+"""What the method is called that makes a connection a WebSocket, from new versions to old ones."""
 
 
 @functools.cache
@@ -155,14 +179,21 @@ def _with_h11(cls: Any) -> Any:
 
         def data_received(self, data: bytes) -> None:
             receive(self, data)
+            if self.transport.is_closing():
+                return
             if self._is_owed:
                 self._settle()
+            self._look_for_next()
+
+        def _look_for_next(self) -> None:
+            """Look whether the next request has begun, and none has said so."""
+            behind = len(self.conn.trailing_data[0])
+            if behind and self.conn.their_state is DONE:
+                self.transport.begin_next(self.transport.consumed - behind)
 
         def _settle(self) -> None:
             """Look whether the request that was answered before is there now."""
             transport = self.transport
-            if transport.is_closing():
-                return
             end = transport.request_end(transport.base)
             if 0 <= end <= transport.consumed:
                 self._is_owed = False
@@ -181,5 +212,6 @@ def _with_h11(cls: Any) -> Any:
                 self.transport.pin()
             else:
                 self.transport.answered(rest)
+                self._look_for_next()
 
     return Movable

@@ -400,16 +400,6 @@ def test_what_cannot_be_taken_back_stays_where_it_is(scene: Set) -> None:
     assert [error.errno for error in one.exhausted] == [errno.EMFILE]
 
 
-def test_connection_for_a_slot_without_descriptors_goes_to_another(scene: Set) -> None:
-    """It would wait there for nobody knows how long."""
-    one = scene(2)
-    one.workers[0].starved = 1
-    pair = socket.socketpair()
-    one.dispatcher.hand_over(Passage(pair[0].detach(), Handoff(slot=0)))
-    assert one.counts() == [0, 1]
-    pair[1].close()
-
-
 def test_connections_that_came_back_wait_for_a_worker(scene: Set) -> None:
     """They are older than those in the backlog, and come first."""
     one = scene(1, queue=1)

@@ -15,6 +15,7 @@ from sdcluster.wire.channel import (
     MAX_TOTAL_BYTES,
     MAX_UNANSWERED_BYTES,
     Handoff,
+    Terms,
     decode_arrival,
     decode_handoff,
     decode_kept,
@@ -72,6 +73,7 @@ HANDOFFS = [
     Handoff(
         unanswered=b"GET / HTTP/1.1\r\n\r\n",
         slot=3,
+        terms=Terms.STAND_IN,
         hops=2,
         crashes=1,
         deaths=4,
@@ -131,8 +133,9 @@ FRAME = encode_handoff(HANDOFFS[1])
         (FRAME + b"x", 1, "are what it says"),
         (LEDGER + FRAME[1:], 1, "no sense"),
         (FRAME[:4] + bytes([MAX_PROXIED_BYTES + 1]) + FRAME[5:] + b"x" * 200, 1, "no sense"),
-        (FRAME[:5] + b"\xfd\xff\xff\xff" + FRAME[9:], 1, "no sense"),
-        (FRAME[:13] + b"\xff\xff\xff\xff" + FRAME[17:], 1, "no sense"),
+        (FRAME[:5] + bytes([max(Terms) + 1]) + FRAME[6:], 1, "no sense"),
+        (FRAME[:6] + b"\xfd\xff\xff\xff" + FRAME[10:], 1, "no sense"),
+        (FRAME[:14] + b"\xff\xff\xff\xff" + FRAME[18:], 1, "no sense"),
     ],
 )
 def test_handoff_that_is_wrong_is_refused(data: bytes, attached: int, message: str) -> None:

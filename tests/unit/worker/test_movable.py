@@ -58,6 +58,7 @@ def moves_of(ledger: Ledger, control: socket.socket) -> Moves:
         is_routed=False,
         signatures=none_listed(),
         on_closed=lambda: None,
+        on_refused=lambda _: None,
     )
 
 

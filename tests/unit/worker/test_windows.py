@@ -143,6 +143,7 @@ class Connection:
             is_routed=False,
             signatures=none_listed(),
             on_closed=lambda: None,
+            on_refused=lambda _: None,
         )
         self._engine = Engine(answer, self.look)
 
