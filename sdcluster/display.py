@@ -44,7 +44,7 @@ def show_status(status: Mapping[str, Any]) -> None:
     for name in ("slot", "worker", "pid", "gen"):
         table.add_column(name, justify="right")
     table.add_column("state")
-    for name in ("connections", "requests", "uptime"):
+    for name in ("connections", "requests", "wrong", "uptime"):
         table.add_column(name, justify="right")
     table.add_column("last exit")
     for worker in status["workers"]:
@@ -55,11 +55,12 @@ def show_status(status: Mapping[str, Any]) -> None:
             worker["state"],
             str(worker["connections"]),
             str(worker["requests"]),
+            str(worker["wrong"]),
             _duration(worker["uptime_s"]),
             Text(_exit(last)),
         )
     for slot, last in exits.items():
-        table.add_row(label(slot), "-", "-", "-", "empty", "-", "-", "-", Text(_exit(last)))
+        table.add_row(label(slot), "-", "-", "-", "empty", "-", "-", "-", "-", Text(_exit(last)))
     console.print(table)
 
 

@@ -108,6 +108,7 @@ class Api(Service):
             "wanted": supervisor.wanted,
             "ready": supervisor.ready,
             "restarts": supervisor.restarts,
+            "wrong": cluster.wrong(),
             "scheduling": cluster.config.scheduling,
             "listen": cluster.addresses(),
             "workers": [
@@ -119,6 +120,7 @@ class Api(Service):
                     "state": state.value,
                     "connections": process.channel.connections(),
                     "requests": process.channel.board[Field.REQUESTS],
+                    "wrong": process.channel.wrong(),
                     "uptime_s": round(now - process.ready_at, 3) if process.ready_at else 0.0,
                     "status": process.status,
                 }

@@ -19,7 +19,8 @@ DESCRIPTION = """\
 # Steer one sdcluster instance.
 interface io.sdcluster.Control
 
-# In slot -1 is the agent.
+# In slot -1 is the agent. With `sticky` or `shard`, `wrong` counts the requests that it has served
+# although they were for the worker of another slot.
 type Worker (
   slot: int,
   worker: int,
@@ -28,13 +29,14 @@ type Worker (
   state: string,
   connections: int,
   requests: int,
+  wrong: int,
   uptime_s: float,
   status: string
 )
 
 type Exit (slot: int, worker: int, reason: string, status: string)
 
-# The state of the instance and of each of its workers.
+# The state of the instance and of each of its workers; `restarts` and `wrong` are since the start.
 method Status() -> (
   name: string,
   pid: int,
@@ -44,6 +46,7 @@ method Status() -> (
   wanted: int,
   ready: int,
   restarts: int,
+  wrong: int,
   scheduling: string,
   listen: []string,
   workers: []Worker,

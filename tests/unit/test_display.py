@@ -14,6 +14,7 @@ WORKER = {
     "state": "serving",
     "connections": 3,
     "requests": 1234,
+    "wrong": 2,
     "uptime_s": 59.9,
 }
 
@@ -39,7 +40,7 @@ def test_status_is_a_line_and_a_table(capsys: pytest.CaptureFixture[str]) -> Non
     assert first == "shop (pid 4242): 1/1 workers ready, gen 2"
     assert second == "listening on 127.0.0.1:80, /run/shop.sock, round-robin"
     assert header.split()[:5] == ["slot", "worker", "pid", "gen", "state"]
-    assert row.split() == ["0", "7", "4711", "2", "serving", "3", "1234", "59s"]
+    assert row.split() == ["0", "7", "4711", "2", "serving", "3", "1234", "2", "59s"]
 
 
 def test_start_that_waits_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
