@@ -2,6 +2,7 @@
 
 import random
 import signal
+from collections.abc import Mapping
 from os import kill
 
 from instance import Instance, wait_until
@@ -64,12 +65,12 @@ def cookie(answer: Answer) -> str:
     return answer.headers["set-cookie"].partition(";")[0]
 
 
-def cookies(instance: Instance) -> dict[int, str]:
+def cookies(instance: Instance, headers: Mapping[str, str] | None = None) -> dict[int, str]:
     """Return the cookie of each slot, from clients that had none."""
     found: dict[int, str] = {}
 
     def ask() -> bool:
-        answer = fetch(instance.address)
+        answer = fetch(instance.address, headers=headers)
         found[slot_of(answer)] = cookie(answer)
         return len(found) == len(instance.status()["workers"])
 
