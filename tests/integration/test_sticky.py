@@ -73,30 +73,6 @@ def test_client_that_waits_for_100_continue_is_handed_over(start: Start, engine:
                 assert answer.partition(b"\r\n\r\n")[2].split()[:3:2] == [b"%d" % slot, b"5"]
 
 
-def test_pipelined_requests_are_answered_where_they_are(start: Start, engine: str) -> None:
-    """In order, and all of them."""
-    instance = start(APP, config=CONFIG.format("round-robin") + 'sticky = "cookie"\n')
-    users = cookies(instance)
-    with dial(instance.address) as client:
-        for value in users.values():
-            request = f"GET / HTTP/1.1\r\nHost: test\r\nCookie: {value}\r\n\r\n".encode()
-            client.sendall(request * 3)
-            received = b""
-            while received.count(b"HTTP/1.1 200 OK") < 3 or not received.endswith(b","):
-                part = client.recv(65536)
-                assert part, engine
-                received += part
-                if received.count(b"HTTP/1.1 200 OK") == 3 and _is_whole(received):
-                    break
-
-
-def _is_whole(received: bytes) -> bool:
-    last = received.rpartition(b"HTTP/1.1 200 OK")[2]
-    head, _, body = last.partition(b"\r\n\r\n")
-    length = next(line for line in head.lower().split(b"\r\n") if b"content-length" in line)
-    return len(body) == int(length.partition(b":")[2])
-
-
 LATE = """
 import asyncio
 import os

@@ -14,6 +14,8 @@ from sdcluster.wire.rendezvous import owner
 
 SECONDS = float(os.environ.get("SDCLUSTER_ROUTING_SECONDS", "1.5"))
 CONNECTIONS = int(os.environ.get("SDCLUSTER_ROUTING_CONNECTIONS", "64"))
+PATIENT = CONFIG + "handoff_timeout_s = 20\n"
+"""On a machine that has much else to do, a worker may have no room for a second or two."""
 
 
 def _asked(address: str, users: list[User]) -> Count:
@@ -23,12 +25,13 @@ def _asked(address: str, users: list[User]) -> Count:
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_no_request_with_a_cookie_strays(start: Start, engine: str, scheduling: str) -> None:
     """Many connections at once, large heads, bodies, and two requests on each other's heels."""
-    instance = start(APP, config=CONFIG.format(scheduling) + 'sticky = "cookie"\n')
+    instance = start(APP, config=PATIENT.format(scheduling) + 'sticky = "cookie"\n')
     users = [
         User(slot, "/", {"Cookie": value})
         for slot, value in cookies(instance, {"X-Mark": "none"}).items()
     ]
     count = _asked(instance.address, users)
+    assert instance.status()["wrong"] == 0
     print(engine, scheduling, count)
     assert (count.wrong, count.refused, count.faults) == (0, 0, []), f"{count}, {engine}"
     assert count.right > CONNECTIONS
@@ -37,9 +40,10 @@ def test_no_request_with_a_cookie_strays(start: Start, engine: str, scheduling: 
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_no_request_with_a_key_strays(start: Start, engine: str, scheduling: str) -> None:
     """As those with a cookie."""
-    instance = start(APP, config=CONFIG.format(scheduling) + 'shard = { by = "path:1" }\n')
+    instance = start(APP, config=PATIENT.format(scheduling) + 'shard = { by = "path:1" }\n')
     users = [User(owner(f"user{n}", 4), f"/user{n}/5", {}) for n in range(40)]
     count = _asked(instance.address, users)
+    assert instance.status()["wrong"] == 0
     print(engine, scheduling, count)
     assert (count.wrong, count.refused, count.faults) == (0, 0, []), f"{count}, {engine}"
     assert count.right > CONNECTIONS

@@ -166,6 +166,23 @@ def test_part_of_a_request_is_a_key(by: str, expected: object) -> None:
     assert request_key(by)(REQUEST) == expected
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "expected"),
+    [
+        ("/api", "/api/shop/42", "shop"),
+        ("/api", "/shop/42", "shop"),
+        ("/api", "/apis/42", "apis"),
+        ("/api", "/api", None),
+        ("/api/v1", "/api/v1/shop", "shop"),
+        ("/api/", "/api/shop", "shop"),
+        ("", "/api/shop", "api"),
+    ],
+)
+def test_path_counts_behind_the_root_path(root: str, path: str, expected: str | None) -> None:
+    """The engine may have put that before the path, or a proxy have left it there, or not."""
+    assert request_key("path:1")(scope(path=path, root_path=root)) == expected
+
+
 def test_query_of_too_many_fields_has_no_key() -> None:
     """It is cut off nowhere, and is no error."""
     assert request_key("query:user")(scope(query_string=b"user=1&" * 10_000)) in ("1", None)
