@@ -62,6 +62,8 @@ class Handoffs:
             worker = self._worker(slot)
             if worker is not None and self._passes(worker, passage):
                 return None
+        if not passage.handoff.unanswered:
+            return _for_anybody(passage, Terms.PASS_ON)  # There is no request that is for a slot.
         deadline = self._loop.time() + self.timeout_s
         size = len(passage.handoff.unanswered)
         if not self.timeout_s or not self._queues.add(slot, passage, size, deadline=deadline):

@@ -154,6 +154,16 @@ def test_connection_for_a_worker_without_descriptors_waits_for_some(scene: Handi
     assert [one.terms for one in scene.handed()[0]] == [Terms.REFUSE]
 
 
+def test_connection_that_asks_nothing_waits_for_no_worker(scene: Handing) -> None:
+    """There is nothing to refuse: whoever has room gets it, to see whose the next request is."""
+    idle = replace(CAME, unanswered=b"", hops=0)
+    scene.workers[1].error = FULL
+    scene.come(idle)
+    scene.come(replace(idle, slot=2))
+    scene.loop.wait()
+    assert scene.handed() == [[replace(idle, slot=ANY)] * 2, []]
+
+
 def test_what_is_refused_is_known_to_want_no_body(scene: Handing) -> None:
     """The response to HEAD has none."""
     scene.dispatcher.set_handoffs(timeout_s=0.0)
