@@ -293,7 +293,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """How often the request was handed over."""
         self._terms = handoff.terms
         self.is_stand_in = handoff.terms is Terms.STAND_IN
-        """Whether the request is served here, as the slot that it is for has no worker."""
+        """Whether the request, handed over before, is served here: its slot has no worker."""
         self.reading_at = self._read
         """Where that begins that was read last, in bytes ever."""
         self.crashes = handoff.crashes
@@ -845,7 +845,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._length = 0
         if self._is_full:
             self._read_on()
-        if self._is_pinned or length > self._long or self._is_out_of_the_ordinary:
+        if self._is_pinned or length > self._long or self.hops or self.deaths:
             self._be_as_new(length)
         if self._moves.is_draining:
             self._be_served()
@@ -864,7 +864,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         words[at + _OUT_BASE] = self._out_base = self._written
         self._done = self._length - rest
         self._has_next = False
-        if self._is_out_of_the_ordinary:
+        if self.hops or self.deaths:
             self._forget_deaths()
         self._read_on()
         self._limit_reading()
@@ -903,10 +903,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Go, now that a request is answered: with the next one, if that has come already."""
         self._is_served = self._moves.is_quarantine
         self._loop.call_soon(self._leave)
-
-    @property
-    def _is_out_of_the_ordinary(self) -> bool:
-        return bool(self.hops or self.deaths or self.is_stand_in)
 
     def _be_as_new(self, length: int, rest: int = 0) -> None:
         """Forget a request that was out of the ordinary, but for the `rest` of what was read."""

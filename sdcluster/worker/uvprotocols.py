@@ -187,8 +187,7 @@ def _with_h11(cls: Any) -> Any:
 
         def _look_for_next(self) -> None:
             """Look whether the next request has begun, and none has said so."""
-            behind = len(self.conn.trailing_data[0])
-            if behind and self.conn.their_state is DONE:
+            if self.conn.their_state is DONE and (behind := len(self.conn.trailing_data[0])):
                 self.transport.begin_next(self.transport.consumed - behind)
 
         def _settle(self) -> None:
