@@ -430,6 +430,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._scratched = nbytes
             if self._behind is not None:
                 self._behind += data
+                if len(self._behind) > self._limit:
+                    self._behind = None  # It can no longer be handed over.
         self._length = begin + nbytes
         if begin + nbytes > self._used:
             self._use_more(begin)
@@ -505,7 +507,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._moves.is_routed:
             return
         self._has_next = True
-        if start >= self.reading_at and self._scratched and self._behind is None:
+        is_kept = self._length <= self._limit or self._behind is not None
+        if start >= self.reading_at and self._scratched and not is_kept:
             begin = start - self.reading_at
             self._behind = bytearray(self._ledger.scratch[begin : self._scratched])
         self._limit_reading()

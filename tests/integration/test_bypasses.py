@@ -66,6 +66,28 @@ def test_pipelined_requests_are_each_answered_where_they_belong(
     assert wrong(instance) == 0
 
 
+def test_request_of_which_it_is_not_certain_where_it_ends_is_never_served_elsewhere(
+    start: Start, engine: str
+) -> None:
+    """Nor is what came with it: what is not at home is refused."""
+    instance = start(APP, config=STICKY)
+    users = cookies(instance)
+    statuses = set()
+    for first in users:
+        second = (first + 1) % 4
+        uncertain = request(users[first], extra="Upgrade: h2c\r\n")
+        for _ in range(4):
+            with dial(instance.address) as client:
+                client.sendall(uncertain + request(users[second]))
+                found = answers(client, 2)
+            for (status, text), slot in zip(found, (first, second), strict=False):
+                statuses.add(status)
+                assert status == 503 or int(text.split()[0]) == slot, engine
+    # h11 tells what is behind a request in any case.
+    assert statuses == ({200} if "h11" in engine else {200, 503})
+    assert wrong(instance) == 0
+
+
 def test_head_that_is_too_long_to_be_handed_over_is_refused(start: Start) -> None:
     """Wherever it comes to, so that it is not served now and then; and no other."""
     instance = start(APP, config=STICKY)
