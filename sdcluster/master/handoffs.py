@@ -12,6 +12,7 @@ from sdcluster.core.queues import Limits, Queues
 from sdcluster.loops import EventLoop, Timer
 from sdcluster.master import closing
 from sdcluster.master.channels import Passage, WorkerChannel
+from sdcluster.master.passages import Memory
 from sdcluster.wire.channel import ANY, Handoff, Terms
 
 RETRY_S = 0.005
@@ -47,6 +48,7 @@ class Handoffs:
         self._passes = passes
         self._on_late = on_late
         self._queues: Queues[Passage] = Queues(_limits())
+        self._memory = Memory()
         self._timer: Timer | None = None
 
     def take(self, passage: Passage) -> Passage | None:
@@ -68,6 +70,7 @@ class Handoffs:
         size = len(passage.handoff.unanswered)
         if not self.timeout_s or not self._queues.add(slot, passage, size, deadline=deadline):
             return self._late(slot, passage)
+        self._memory.take(passage)
         self._wait()
         return None
 
@@ -89,8 +92,10 @@ class Handoffs:
             while worker is not None and (passage := self._queues.first(slot)) is not None:
                 if not self._passes(worker, passage):
                     break
-                self._queues.pop(slot)
+                self._memory.give(self._queues.pop(slot))
         overdue = self._queues.overdue(self._loop.time())
+        for _, passage in overdue:
+            self._memory.give(passage)
         if overdue:
             self._on_late([self._late(slot, passage) for slot, passage in overdue])
         self._wait()
@@ -116,7 +121,9 @@ class Handoffs:
         left = []
         for slot in self._queues.slots():
             while self._queues.first(slot) is not None:
-                left.append(_for_anybody(self._queues.pop(slot), Terms.PASS_ON))
+                passage = self._queues.pop(slot)
+                self._memory.give(passage)
+                left.append(_for_anybody(passage, Terms.PASS_ON))
         return left
 
     def close(self) -> None:

@@ -16,23 +16,43 @@ TRIM_BYTES = 16 * 1024 * 1024
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Not everywhere: malloc_trim(3).
 
 
-class Passages(deque[Passage]):
-    """Passages in their order, to be changed by the methods below alone.
+class Memory:
+    """What passages take, as long as they wait.
 
     What is freed stays with the process as long as something above it in the heap is in use: so
     thousands of requests that have waited once would be there for good.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._bytes = 0
         self._most_bytes = 0
         """Since memory was last given back."""
 
+    def take(self, passage: Passage) -> None:
+        """Count one that waits from now on."""
+        self._bytes += _size(passage)
+        self._most_bytes = max(self._most_bytes, self._bytes)
+
+    def give(self, passage: Passage) -> None:
+        """Count one that waits no more, and let the system have back what that comes to."""
+        self._bytes -= _size(passage)
+        if self._most_bytes - self._bytes >= TRIM_BYTES:
+            self._most_bytes = self._bytes
+            if _malloc_trim is not None:
+                _malloc_trim(0)
+
+
+class Passages(deque[Passage]):
+    """Passages in their order, to be changed by the methods below alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memory = Memory()
+
     def append(self, passage: Passage) -> None:
         """Add one at the end."""
         super().append(passage)
-        self._count(passage)
+        self._memory.take(passage)
 
     def extend(self, passages: Iterable[Passage]) -> None:
         """Add some at the end."""
@@ -43,20 +63,12 @@ class Passages(deque[Passage]):
         """Add each of some before all others."""
         for passage in passages:
             super().appendleft(passage)
-            self._count(passage)
-
-    def _count(self, passage: Passage) -> None:
-        self._bytes += _size(passage)
-        self._most_bytes = max(self._most_bytes, self._bytes)
+            self._memory.take(passage)
 
     def popleft(self) -> Passage:
         """Take the first one out. Raises IndexError when there is none."""
         passage = super().popleft()
-        self._bytes -= _size(passage)
-        if self._most_bytes - self._bytes >= TRIM_BYTES:
-            self._most_bytes = self._bytes
-            if _malloc_trim is not None:
-                _malloc_trim(0)
+        self._memory.give(passage)
         return passage
 
 

@@ -3,15 +3,19 @@
 import subprocess
 import sys
 
+import pytest
+
 from sdcluster.master.channels import Passage
 from sdcluster.master.passages import TRIM_BYTES, Passages
-from sdcluster.wire.channel import Handoff
+from sdcluster.wire.channel import ANY, Handoff
 
 SCRIPT = """
 import os
+import resource
 import socket
 import sys
 
+from sdcluster.master import handoffs
 from sdcluster.master.channels import Passage
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.wire.channel import Handoff, decode_handoff, encode_handoff
@@ -20,6 +24,7 @@ class Loop:
     def add(self, *_): pass
     remove = add
     call_later = add
+    def time(self): return 0.0
 
 class Worker:
     def outstanding(self): return 0
@@ -30,9 +35,12 @@ class Worker:
 def memory_mb():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 10**6
 
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 10_000), hard))
+handoffs.MAX_SLOT_BYTES = handoffs.MAX_BYTES
 dispatcher = Dispatcher(Loop(), on_exhausted=print)
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-frame = encode_handoff(Handoff(unanswered=b"x" * 60_000, consumed=60_000))
+frame = encode_handoff(Handoff(slot=int(sys.argv[1]), unanswered=b"x" * 60_000, consumed=60_000))
 before, others = memory_mb(), []
 for _ in range(1_000):
     theirs.send(frame)
@@ -47,9 +55,10 @@ print(before, held, memory_mb())
 """A dispatcher that holds 60 MB of requests for a while; it prints the memory of its process."""
 
 
-def test_memory_of_what_has_waited_is_given_back() -> None:
+@pytest.mark.parametrize("slot", [ANY, 0])
+def test_memory_of_what_has_waited_is_given_back(slot: int) -> None:
     """To the system, and not only to the process, which may never need it again."""
-    script = [sys.executable, "-c", SCRIPT]
+    script = [sys.executable, "-c", SCRIPT, str(slot)]
     output = subprocess.run(script, capture_output=True, text=True, check=True).stdout
     before, held, after = map(float, output.split())
     assert held - before > 55
