@@ -24,7 +24,7 @@ def request(cookie: str, *, head: str = "GET / HTTP/1.1", extra: str = "") -> by
 
 def answers(sock: object, count: int) -> list[tuple[int, str]]:
     """Return status and body of so many responses; fewer when the connection ends before."""
-    found = []
+    found: list[tuple[int, str]] = []
     with sock.makefile("rb") as file:  # type: ignore[attr-defined]
         while len(found) < count and (line := file.readline()):
             length = 0
