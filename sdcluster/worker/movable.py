@@ -22,7 +22,7 @@ from sdcluster.worker.exit import Exit, Sent
 from sdcluster.worker.ledger import Ledger
 from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
 from sdcluster.worker.quarantine import Signatures
-from sdcluster.worker.refusals import Refusal
+from sdcluster.worker.refusals import Refusal, beginning
 from sdcluster.worker.replay import Fate, Policy, fate, fitting, request_line
 
 MAX_HELD_BYTES = 64 * 1024
@@ -767,7 +767,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             signatures = self._signatures
             signature = signatures.sign(scope)
             if signature in signatures.listed and not self._moves.is_quarantine:
-                return self._set_apart(signature)
+                return self._set_apart(signature, scope)
             # In this order: the signature has to be that of the request that is begun.
             self._words[self._signature_at] = signature
             if not self._moves.begins_late:
@@ -779,13 +779,13 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone:
             self._words[self._begun_at] = self.base + 1
 
-    async def _set_apart(self, signature: int) -> None:
+    async def _set_apart(self, signature: int, scope: Any) -> None:
         """Have a request served in the quarantine; one that cannot go there is refused."""
         sent = await self.hand_over_in_turn(
             QUARANTINE, signature=signature, timeout_s=self._moves.handoff_timeout_s
         )
         if sent is not Sent.YES:
-            self.refuse(Refusal.BUSY)
+            self.refuse(Refusal.BUSY, beginning(scope))
 
     async def _go_back(self, scope: Any, receive: Any, send: Any) -> None:
         """Have a request served elsewhere that came behind that for which the connection came."""
@@ -1022,7 +1022,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def refuse(self, refusal: Refusal, unanswered: bytes | None = None) -> None:
         """Answer a request that the app has not seen, or will not, and close.
 
-        `unanswered` is how it begins, where that is not kept. Whoever is at work on it finds the
+        `unanswered` is how it begins, if that may not be kept. Whoever is at work on it finds the
         client gone.
         """
         if self.is_closing():

@@ -1,7 +1,9 @@
 """What a request is answered that no app may see: whole responses, after which all is over."""
 
+from collections.abc import Mapping
 from enum import Enum
 from http import HTTPStatus
+from typing import Any
 
 
 class Refusal(Enum):
@@ -31,3 +33,9 @@ class Refusal(Enum):
         if retry_after_s is not None:
             lines.append(f"retry-after: {retry_after_s}")
         return "\r\n".join([*lines, "", status.phrase]).encode()
+
+
+def beginning(scope: Mapping[str, Any]) -> bytes:
+    """Return how a request begins, as far as the response to it depends on that: its method."""
+    method: str = scope.get("method", "GET")  # A WebSocket has none.
+    return f"{method} ".encode()

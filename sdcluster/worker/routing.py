@@ -19,7 +19,7 @@ from sdcluster.wire.frames import Prepare
 from sdcluster.worker import handoff
 from sdcluster.worker.gate import App, Message, Receive, Send
 from sdcluster.worker.passing import Passed, pass_on
-from sdcluster.worker.refusals import Refusal
+from sdcluster.worker.refusals import Refusal, beginning
 from sdcluster.worker.strays import Strays
 
 MAX_KEY_BYTES = 4096
@@ -72,7 +72,7 @@ class Router:
             slot = self._rule.slot(scope, self._slots())
             if slot is None:
                 send = self._rule.claim(scope, send)
-            elif not await self._is_to_stay(slot):
+            elif not await self._is_to_stay(slot, scope):
                 if scope["type"] == "websocket":
                     await send({"type": "websocket.close"})
                 return  # To the engine, the client has gone.
@@ -81,7 +81,7 @@ class Router:
                 connection.stay()
         await self._app(scope, receive, send)
 
-    async def _is_to_stay(self, slot: int) -> bool:
+    async def _is_to_stay(self, slot: int, scope: Message) -> bool:
         """Tell whether a request of a slot is to be served here; if not, see to it."""
         connection = handoff.current()
         refusal: Refusal | None = None
@@ -100,7 +100,7 @@ class Router:
         if connection is None or refusal is None:
             return True
         self.strays.refused(refusal)
-        connection.refuse(refusal)
+        connection.refuse(refusal, beginning(scope))
         return False
 
 

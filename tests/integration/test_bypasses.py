@@ -88,6 +88,26 @@ def test_request_of_which_it_is_not_certain_where_it_ends_is_never_served_elsewh
     assert wrong(instance) == 0
 
 
+def test_response_to_head_that_is_refused_has_no_body(start: Start) -> None:
+    """Else it would be taken for another response: RFC 9110, 9.3.2."""
+    instance = start(APP, config=STICKY)
+    users = cookies(instance)
+    uncertain = request(users[0], extra="Upgrade: h2c\r\n")
+    head = request(users[1], head="HEAD / HTTP/1.1", extra="Connection: close\r\n")
+    refused = 0
+    for _ in range(16):
+        with dial(instance.address) as client:
+            client.sendall(uncertain + head)
+            received = b""
+            while part := client.recv(65536):
+                received += part
+        _, first, second = (*received.split(b"HTTP/1.1 "), b"")[:3]
+        if first.startswith(b"200 ") and second.startswith(b"503 "):
+            refused += 1
+            assert second.endswith(b"\r\n\r\n")
+    assert refused
+
+
 def test_head_that_is_too_long_to_be_handed_over_is_refused(start: Start) -> None:
     """Wherever it comes to, so that it is not served now and then; and no other."""
     instance = start(APP, config=STICKY)

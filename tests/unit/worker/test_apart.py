@@ -69,15 +69,18 @@ class Scene:
     async def _app(self, scope: Any, _receive: Any, _send: Any) -> None:
         self.served.append(scope["path"])
 
-    def ask(self, path: str) -> asyncio.Task[None]:
+    def ask(self, path: str, method: str = "GET") -> asyncio.Task[None]:
         """Give the app a request, as the engine does."""
-        return asyncio.ensure_future(self._engine.app({**SCOPE, "path": path}, None, None))
+        scope = {**SCOPE, "path": path, "method": method}
+        return asyncio.ensure_future(self._engine.app(scope, None, None))
 
     def list_all(self) -> None:
         """Have SCOPE, and each that looks like it, served in the quarantine."""
         words = self.board.words
-        words[SIGNATURES_AT] = Signatures(self.board, replay="idempotent").sign(SCOPE)
-        words[Field.SIGNATURES] = 1
+        sign = Signatures(self.board, replay="idempotent").sign
+        words[SIGNATURES_AT] = sign(SCOPE)
+        words[SIGNATURES_AT + 1] = sign({**SCOPE, "method": "HEAD"})
+        words[Field.SIGNATURES] = 2
         words[Field.QUARANTINE] += 1
 
     def fill(self) -> None:
@@ -194,5 +197,17 @@ def test_request_that_the_quarantine_has_no_room_for_is_refused() -> None:
         assert response.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1" in response and b"connection: close" in response
         assert scene.connection.is_closing() and scene.served == []
+
+    run(body, is_quarantine=False)
+
+
+def test_response_to_head_that_is_refused_has_no_body() -> None:
+    """Also when what was read of the request is not kept: its method is known."""
+
+    async def body(scene: Scene) -> None:
+        scene.list_all()
+        scene.connection.pin()
+        await scene.ask("/", method="HEAD")
+        assert scene.client.recv(1000).endswith(b"\r\n\r\n")
 
     run(body, is_quarantine=False)
