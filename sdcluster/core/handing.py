@@ -28,7 +28,7 @@ class Given:
     """The most that a worker was given of each number, ever; and what it has said before."""
 
     slots: int = 0
-    """How many slots it was told that there are."""
+    """How many slots it was told that there are, and has to do with."""
     hops: int = 0
     crashes: int = 0
     deaths: int = 0

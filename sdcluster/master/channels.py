@@ -177,6 +177,8 @@ class WorkerChannel:
         except OSError:
             return  # Its channel is full, or closed.
         self._orders += 1
+        # The slot may be one that a reload has added: all are told of it when that has succeeded.
+        self.known.slots = max(self.known.slots, slot + 1)
 
     @property
     def is_moving(self) -> bool:

@@ -9,8 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from sdcluster.master.channels import Untaken, WorkerChannel
-from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
+from sdcluster.errors import ProtocolError
+from sdcluster.master.channels import Passage, Untaken, WorkerChannel
+from sdcluster.wire.channel import (
+    MAX_CONNECTIONS_PER_FRAME,
+    Handoff,
+    encode_handoff,
+)
 from sdcluster.wire.notify import Notification
 
 
@@ -170,3 +175,38 @@ def test_descriptors_that_a_worker_sends_are_closed(channel: WorkerChannel) -> N
     assert isinstance(notification, Notification) and notification.status == "hello"
     assert other.recv(1) == b""
     other.close()
+
+
+@contextmanager
+def worker_of(channel: WorkerChannel) -> Iterator[socket.socket]:
+    """Return the worker's end of a channel."""
+    end = socket.socket(fileno=os.dup(channel.descriptors()[0]))
+    with end:
+        yield end
+
+
+def test_worker_that_obeys_an_order_to_move_commits_no_offence(channel: WorkerChannel) -> None:
+    """The slot may be one that a reload has added, of which it is told when that has succeeded."""
+    channel.tell_slots(2)
+    channel.move(1, 3)
+    connection, client = socket.socketpair()
+    with worker_of(channel) as worker, connection, client:
+        frame = encode_handoff(Handoff(slot=3, hops=1, serial=1))
+        socket.send_fds(worker, [frame], [connection.fileno()])
+        passage = channel.read()
+        assert isinstance(passage, Passage) and passage.handoff is not None
+        assert passage.handoff.slot == 3
+        os.close(passage.fd)
+
+
+def test_worker_that_names_a_slot_of_which_it_was_not_told_commits_an_offence(
+    channel: WorkerChannel,
+) -> None:
+    """An order to move is for that slot and those below it, and for no other."""
+    channel.move(1, 3)
+    connection, client = socket.socketpair()
+    with worker_of(channel) as worker, connection, client:
+        frame = encode_handoff(Handoff(slot=4, hops=1, serial=1))
+        socket.send_fds(worker, [frame], [connection.fileno()])
+        with pytest.raises(ProtocolError, match="slot 4 of the 4 that it knows of"):
+            channel.read()
