@@ -4,7 +4,8 @@ A *start* is the life of a master until its cluster serves. It consists of *trie
 reads the configuration and loads the app anew:
 
     TRYING ──failed──▶ WAITING ──time, or something new──▶ TRYING
-       └─────failed──▶ OVER
+       ├─────failed──▶ OVER
+       └──told to stop, and failed──▶ STOPPED
 
 Whether a failure ends the start depends on who waits for it, its *origin*:
 
@@ -48,6 +49,8 @@ class State(StrEnum):
     WAITING = "waiting"
     OVER = "over"
     """It has failed for good."""
+    STOPPED = "stopped"
+    """A service was told to stop before it was known what becomes of the start."""
 
 
 class Start:
@@ -67,12 +70,17 @@ class Start:
         """Return when `time_passed` is due; None when it is not waited for."""
         return self._next_at if self.state is State.WAITING else None
 
-    def failed(self, now: float, *, waiting_may_mend: bool) -> State:
+    def failed(self, now: float, *, waiting_may_mend: bool, is_stopped: bool = False) -> State:
         """Take note that the try under way has failed, and return what the start is at then.
 
-        `waiting_may_mend` tells that the reason may go away without anybody's doing.
+        `waiting_may_mend` tells that the reason may go away without anybody's doing. `is_stopped`
+        tells that somebody stopped it meanwhile, such as `systemctl restart`: that is no failure of
+        the service, or the start that follows would be taken for an automatic one.
         """
         if self.state is not State.TRYING:
+            return self.state
+        if is_stopped and self.origin is not Origin.FOREGROUND:
+            self.state = State.STOPPED
             return self.state
         if self._ends(now, waiting_may_mend):
             self.state = State.OVER

@@ -106,9 +106,12 @@ class Launch:
             if failed is None:
                 break
             mends = failed.refusal is None
-            if self._start.failed(self._loop.time(), waiting_may_mend=mends) is State.OVER:
+            state = self._start.failed(
+                self._loop.time(), waiting_may_mend=mends, is_stopped=failed.is_stopped
+            )
+            if state is State.OVER:
                 return self._give_up(failed)
-            if failed.is_stopped or not self._wait(failed.reason, seen):
+            if state is State.STOPPED or not self._wait(failed.reason, seen):
                 break
             self._loop.renew()
         self._last_failure.forget()

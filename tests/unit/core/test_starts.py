@@ -49,6 +49,22 @@ def test_start_in_the_foreground_ends_with_its_first_failure(mends: bool) -> Non
     assert start.deadline() is None
 
 
+@pytest.mark.parametrize("of", [Origin.DELIBERATE, Origin.AUTOMATIC])
+@pytest.mark.parametrize("later_s", [0.0, PATIENCE_S + 1])
+def test_start_that_was_told_to_stop_has_not_failed(of: Origin, later_s: float) -> None:
+    """It may still be at the end of a try that has: the next start is the one that was wanted."""
+    start = begin(of)
+    stopped = start.failed(NOW + later_s, waiting_may_mend=True, is_stopped=True)
+    assert stopped is State.STOPPED
+    assert start.deadline() is None
+
+
+def test_start_in_the_foreground_has_failed_even_if_it_was_told_to_stop() -> None:
+    """Whoever has typed the command sees why it did not work."""
+    start = begin(Origin.FOREGROUND)
+    assert start.failed(NOW, waiting_may_mend=True, is_stopped=True) is State.OVER
+
+
 def test_deliberate_start_ends_at_once_when_waiting_mends_nothing() -> None:
     """`systemctl start` with a typo in the file fails, and does not hang."""
     assert begin(Origin.DELIBERATE).failed(NOW, waiting_may_mend=False) is State.OVER
