@@ -128,6 +128,15 @@ def lingers(fd: int) -> bool:
 _closing = Closing()
 
 
+def _renew() -> None:
+    """Begin anew in a child: it has none of the threads, and whoever held the lock is not there."""
+    global _closing
+    _closing = Closing()  # What waits is the parent's to close; the child's copies end with it.
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
 def close(descriptors: list[int] | deque[int]) -> None:
     """Close descriptors soon, and take them out of what holds them."""
     _closing.close(descriptors)

@@ -4,9 +4,12 @@ import os
 import select
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from waiting import wait_until
@@ -19,6 +22,53 @@ from unit.descriptors import none_leaked
 from unit.master.test_channels import room_for
 
 LINGER = struct.Struct("ii")
+
+FORKING = """
+import os
+import socket
+import sys
+import threading
+
+from sdcluster.master import closing
+
+sys.path.append(sys.argv[1])
+from waiting import wait_until
+
+closer = closing._closing
+if sys.argv[2] == "idle":
+    closing.close([os.dup(0)])
+    wait_until(lambda: closer._waiting, "a thread waits for more to do")
+else:
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with closer._changed:
+            held.set()
+            done.wait()
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+one, other = socket.socketpair()
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(writing)
+    other.close()
+    closing.close_socket(one)
+    os.read(reading, 1)  # Until the parent has seen what there is to see.
+    os._exit(0)
+one.close()
+other.settimeout(5)
+try:
+    print(other.recv(1))
+except TimeoutError:
+    print("it is not closed")
+    os.kill(child, 9)
+os.close(writing)
+os.waitpid(child, 0)
+os._exit(0)
+"""
+"""A process whose child closes a socket when the parent's lock is held, or its thread is idle."""
 
 
 class Gate:
@@ -139,6 +189,15 @@ def test_threads_that_cannot_be_started_are_started_later(
     closer.close([os.dup(0)])
     assert closer.settle()
     assert len(gate.reached) == 2
+
+
+@pytest.mark.parametrize("state", ["idle", "held"])
+def test_child_of_the_process_has_threads_of_its_own(state: str) -> None:
+    """A program may fork: the child has neither the threads nor those who hold the lock."""
+    folder = str(Path(__file__).parents[2])
+    script = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, folder, state]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "b''\n"
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
