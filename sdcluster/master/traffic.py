@@ -26,14 +26,17 @@ from sdcluster.master.workers import WorkerProcess
 
 
 def _place(sock: socket.socket) -> str | int | None:
-    """Return the path or port that a socket is bound to."""
+    """Return the path or port that a socket is bound to; None for a family that has neither."""
     try:
         address = sock.getsockname()
     except OSError:
         return None
     if sock.family == socket.AF_UNIX:
         return os.fsdecode(address) or None
-    return int(address[1])
+    match address:
+        case (_, int(port), *_):
+            return port
+    return None
 
 
 def _rules(config: Config) -> Rules:
