@@ -89,6 +89,7 @@ class WorkerChannel:
         self._sent = 0
         self._orders = 0
         """To move connections, ever."""
+        self._is_retired = False
         self.known = Given()
         """What the worker was given and has said, by which what it says is judged."""
 
@@ -136,9 +137,12 @@ class WorkerChannel:
     def take_back(self) -> Iterator[Passage]:
         """Take back the connections that the worker, which lives, was given and has not taken.
 
-        Those behind an order stay until it has taken that. Raises OSError when there are too few
+        Those behind an order stay until it has taken that; and all of a retired one, to which an
+        order that was taken as well could not be sent again. Raises OSError when there are too few
         descriptors for what is left then.
         """
+        if self._is_retired:
+            return
         given = Untaken(self._theirs)
         while given.peek().startswith((channel.CONNECTION, channel.HANDOFF)):
             data, passages = given.take_one()
@@ -251,6 +255,7 @@ class WorkerChannel:
 
     def retire(self) -> None:
         """Say that no more connections will come: an end of file after the last one."""
+        self._is_retired = True
         try:
             self._ours.shutdown(socket.SHUT_WR)
         except OSError:

@@ -1,6 +1,7 @@
 """A worker's channel, and what a dead worker leaves in it."""
 
 import array
+import contextlib
 import os
 import resource
 import socket
@@ -12,6 +13,8 @@ import pytest
 from sdcluster.errors import ProtocolError
 from sdcluster.master.channels import Passage, Untaken, WorkerChannel
 from sdcluster.wire.channel import (
+    CONNECTION,
+    FINISH,
     MAX_CONNECTIONS_PER_FRAME,
     Handoff,
     encode_handoff,
@@ -56,6 +59,30 @@ def take_all(untaken: Untaken) -> list[int]:
     assert untaken.take() == []
     untaken.close()
     return counts
+
+
+@contextmanager
+def worker_of(channel: WorkerChannel) -> Iterator[socket.socket]:
+    """Return the worker's end of a channel."""
+    end = socket.socket(fileno=os.dup(channel.descriptors()[0]))
+    with end:
+        yield end
+
+
+def take_as_worker(worker: socket.socket) -> None:
+    """Take the connection that is next, and close it."""
+    _, fds, _, _ = socket.recv_fds(worker, 10, 1)
+    for fd in fds:
+        os.close(fd)
+
+
+def frames_left(worker: socket.socket) -> list[bytes]:
+    """Return what is in a channel still."""
+    frames = []
+    with contextlib.suppress(BlockingIOError):
+        while frame := worker.recv(10):
+            frames.append(frame)
+    return frames
 
 
 @pytest.fixture
@@ -121,6 +148,32 @@ def test_what_there_are_no_descriptors_for_is_not_taken_back(channel: WorkerChan
         client.close()
 
 
+@pytest.mark.parametrize("retired", [False, True])
+def test_order_is_never_lost_to_what_is_taken_back(
+    channel: WorkerChannel, monkeypatch: pytest.MonkeyPatch, *, retired: bool
+) -> None:
+    """The worker may be faster, so that its order is taken; to a retired one none can be sent."""
+    (client,) = give(channel, 1)
+    channel.finish()
+    if retired:
+        channel.retire()
+    with worker_of(channel) as worker:
+        peek = Untaken.peek
+
+        def let_the_worker_be_faster(untaken: Untaken) -> bytes:
+            found = peek(untaken)
+            if found.startswith(CONNECTION):
+                take_as_worker(worker)
+            return found
+
+        monkeypatch.setattr(Untaken, "peek", let_the_worker_be_faster)
+        list(channel.take_back())
+        monkeypatch.undo()
+        worker.setblocking(False)
+        assert FINISH in frames_left(worker)
+    client.close()
+
+
 def test_what_was_not_taken_outlives_the_channel() -> None:
     """Also when the worker had said something that nobody has read."""
     channel = WorkerChannel()
@@ -175,14 +228,6 @@ def test_descriptors_that_a_worker_sends_are_closed(channel: WorkerChannel) -> N
     assert isinstance(notification, Notification) and notification.status == "hello"
     assert other.recv(1) == b""
     other.close()
-
-
-@contextmanager
-def worker_of(channel: WorkerChannel) -> Iterator[socket.socket]:
-    """Return the worker's end of a channel."""
-    end = socket.socket(fileno=os.dup(channel.descriptors()[0]))
-    with end:
-        yield end
 
 
 def test_worker_that_obeys_an_order_to_move_commits_no_offence(channel: WorkerChannel) -> None:
