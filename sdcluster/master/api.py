@@ -8,7 +8,7 @@ from sdcluster import __version__
 from sdcluster.config import MAX_WORKERS
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
-from sdcluster.core.states import Phase, ReloadCause, place
+from sdcluster.core.states import Phase, ReloadCause, is_quarantine, place
 from sdcluster.master.cluster import Cluster
 from sdcluster.master.control import MAX_WAITING_CLIENTS, Client
 from sdcluster.wire import varlink
@@ -174,7 +174,8 @@ class Api(Service):
 
     def began(self, action: act.BeginReload) -> None:
         """Let those who asked until now wait for this reload."""
-        self._total = len(self._cluster.supervisor.slots)
+        slots = self._cluster.supervisor.slots
+        self._total = sum(not is_quarantine(slot) for slot in slots)  # As in what follows.
         if action.cause is ReloadCause.REQUEST:
             self._current, self._next = self._next, []
         self._tell("begun", f"generation {action.generation} is loading", 0, action.generation)
