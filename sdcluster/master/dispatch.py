@@ -410,9 +410,7 @@ class Dispatcher:
         """Return the connections that nobody took, which belong to the caller."""
         while self._take_back():
             pass
-        left = [*self._returned, *self._handoffs.left()]
-        self._returned.clear()
-        return left
+        return [*self._returned.take_all(), *self._handoffs.left()]
 
     def close(self) -> None:
         """Stop accepting for good; connections that nobody took are closed."""

@@ -65,6 +65,13 @@ class Passages(deque[Passage]):
             super().appendleft(passage)
             self._memory.take(passage)
 
+    def take_all(self) -> list[Passage]:
+        """Take all of them out. Their memory is given back when another one has been taken."""
+        taken = list(self)
+        self.clear()
+        self._bytes = 0
+        return taken
+
     def popleft(self) -> Passage:
         """Take the first one out. Raises IndexError when there is none."""
         passage = super().popleft()

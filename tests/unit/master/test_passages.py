@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from sdcluster.master import passages
 from sdcluster.master.channels import Passage
 from sdcluster.master.passages import TRIM_BYTES, Passages
 from sdcluster.wire.channel import ANY, Handoff
@@ -67,11 +68,25 @@ def test_memory_of_what_has_waited_is_given_back(slot: int) -> None:
 
 def test_what_waits_comes_out_in_its_order() -> None:
     """With what was put back before the others."""
-    passages = [Passage(number, Handoff(unanswered=bytes(number))) for number in range(6)]
+    some = [Passage(number, Handoff(unanswered=bytes(number))) for number in range(6)]
     waiting = Passages()
-    waiting.append(passages[2])
-    waiting.extend([passages[3], Passage(9)])
-    waiting.extendleft(reversed(passages[:2]))
-    assert waiting[0] == passages[0]
-    assert [waiting.popleft() for _ in range(5)] == [*passages[:4], Passage(9)]
+    waiting.append(some[2])
+    waiting.extend([some[3], Passage(9)])
+    waiting.extendleft(reversed(some[:2]))
+    assert waiting[0] == some[0]
+    assert [waiting.popleft() for _ in range(5)] == [*some[:4], Passage(9)]
     assert not waiting
+
+
+def test_what_was_all_taken_out_does_not_count_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is given back with that of the next one."""
+    trims: list[int] = []
+    monkeypatch.setattr(passages, "TRIM_BYTES", 100)
+    monkeypatch.setattr(passages, "_malloc_trim", trims.append)
+    waiting = Passages()
+    waiting.extend(Passage(number, Handoff(unanswered=bytes(50))) for number in range(4))
+    assert [passage.fd for passage in waiting.take_all()] == [0, 1, 2, 3]
+    assert not waiting
+    waiting.append(Passage(4, Handoff(unanswered=b"x")))
+    waiting.popleft()
+    assert trims == [0]
