@@ -22,9 +22,6 @@ from sdcluster.wire.messages import ALL, Frame, Kind, refusal
 _ENDING = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"}
 """Signals at which programs close what they have, and end."""
 
-MAX_EARLY_FRAMES = 16384
-"""What a worker may say before it is online."""
-
 
 class Inbox:
     """Takes the frames of all workers."""
@@ -57,15 +54,16 @@ class Inbox:
         """Take a frame from a worker. Raises `ProtocolError`, which ends that one."""
         if worker._stage == Stage.FORKED:
             # It is online first, as another channel will tell.
-            if len(worker._early_frames) >= MAX_EARLY_FRAMES:
-                raise ProtocolError("it has said too much before it is online")
-            worker._early_frames.append((frame, descriptors))
+            worker._early_frames.add(frame, descriptors)
+            if worker._early_frames.is_full:
+                worker._messenger.watch_reading(False)  # It waits as for anybody who is slow.
         else:
             self._take(worker, frame, descriptors)
 
     def take_early(self, worker: Worker) -> None:
         """Take what a worker has said before it was online."""
-        frames, worker._early_frames = worker._early_frames, []
+        frames = worker._early_frames.take()
+        worker._messenger.watch_reading(True)
         try:
             for frame, descriptors in frames:
                 self._take(worker, frame, descriptors)

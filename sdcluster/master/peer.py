@@ -16,6 +16,7 @@ from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.loops import AsyncLoop
 from sdcluster.master import closing
+from sdcluster.master.early import EarlyFrames
 from sdcluster.messaging import Messenger
 from sdcluster.requests import Requests, encode
 from sdcluster.wire.messages import Frame, Kind
@@ -59,7 +60,7 @@ class Worker:
         self._requests = Requests(self._send, self._send_soon)
         self._answers: set[asyncio.Task[Any]] = set()
         """What is at work on its requests."""
-        self._early_frames: list[tuple[Frame, list[int]]] = []
+        self._early_frames = EarlyFrames()
         """What it has said and was not online."""
         self._early_signals: list[signal.Signals] = []
         """To be sent when it is online: before that it would ignore them."""
@@ -161,5 +162,4 @@ class Worker:
         self._requests.fail(f"worker {self.id} is gone")
         for task in self._answers:
             task.cancel()
-        for _, descriptors in self._early_frames:
-            closing.close(descriptors)
+        self._early_frames.close()
