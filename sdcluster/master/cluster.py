@@ -55,7 +55,10 @@ class Cluster:
         estate: Estate,
         on_ready: Callable[[], None],
     ) -> None:
-        """`reread` returns the config as it is now, for a reload; it may raise `ConfigError`."""
+        """`reread` returns the config as it is now, for a reload.
+
+        It raises nothing but `ConfigError` and `ListenError`.
+        """
         self.config = config
         self.supervisor = Supervisor(jitter=random.random)
         self.last_exits: dict[int, act.RecordExit] = {}
@@ -256,23 +259,13 @@ class Cluster:
 
     def _load(self, generation: Generation) -> None:
         try:
-            config = self._first_config or self._checked(self._read_again())
+            config = self._first_config or self._checked(self._reread())
             self._first_config = None
             self.children.start_mold(config, generation, listener_names=self._traffic.names())
         except (ConfigError, SpawnError, ListenError) as error:
             self.feed(ev.MoldFailed(generation, str(error)))
             return
         self.feed(ev.MoldStarted(generation, _policy(config)))
-
-    def _read_again(self) -> Config:
-        """Return the config as it is now. Raises `ConfigError`, whatever is the matter with it."""
-        try:
-            return self._reread()
-        except ConfigError:
-            raise
-        except Exception as error:  # What runs must not end because of a file.
-            what = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{self.config.source}: cannot be read: {what}") from error
 
     def _checked(self, config: Config) -> Config:
         """Return a re-read config, if a running cluster can take it on. Raises `ConfigError`."""

@@ -165,7 +165,7 @@ class Launch:
                 self._control = _bind_control(instance.name)
             server = ControlServer(self._loop, self._control)
             stack.callback(server.close)
-            config = _read(instance.read)
+            config = self._read()
             listeners = ListenerSet(
                 passed=self._passed,
                 addresses=config.listen,
@@ -181,7 +181,7 @@ class Launch:
             instance.on_listening(listeners.addresses())
             cluster = Cluster(
                 config=config,
-                reread=instance.read,
+                reread=self._read,
                 traffic=traffic,
                 loop=self._loop,
                 journal=self._journal,
@@ -196,6 +196,20 @@ class Launch:
             cluster.run()
             return cluster
 
+    def _read(self) -> Config:
+        """Return the config as it is now.
+
+        Raises `ConfigError`, whatever is the matter with it, and `ListenError`.
+        """
+        instance = self._instance
+        try:
+            return instance.read()
+        except (ConfigError, ListenError):
+            raise
+        except Exception as error:  # Neither a start that may wait nor what runs ends by a file.
+            source, what = instance.file or instance.name, f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{source}: cannot be read: {what}") from error
+
     def _forget_observer(self) -> None:
         self._chronicle.observer = None
 
@@ -207,16 +221,6 @@ class Launch:
         """Remove the control socket."""
         if self._control is not None:
             self._control.close()
-
-
-def _read(read: Callable[[], Config]) -> Config:
-    """Return the config. Raises `ConfigError`, whatever is the matter with it."""
-    try:
-        return read()
-    except (ConfigError, ListenError):
-        raise
-    except Exception as error:  # A start that may wait must not end because of a file.
-        raise ConfigError(f"the configuration cannot be read: {error!r}") from error
 
 
 def _bind_control(name: str) -> Listener:

@@ -8,7 +8,7 @@ import pytest
 
 from sdcluster.config import Config
 from sdcluster.core.starts import PATIENCE_S
-from sdcluster.errors import EX_SOFTWARE
+from sdcluster.errors import EX_SOFTWARE, ConfigError
 from sdcluster.master import launch
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.estate import Estate
@@ -29,41 +29,43 @@ class LateLoop(Loop):
         return super().time() + self.ahead_s
 
 
-def no_config() -> Config:
-    """Stand for a file, which is not read here."""
-    raise AssertionError
+def broken_file() -> Config:
+    """Stand for a file that a reader stumbles over."""
+    raise RecursionError("it is too deep")
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """Make what closes things at the end."""
-    with ExitStack() as made:
-        yield made
+def loop() -> Iterator[LateLoop]:
+    """Make one."""
+    made = LateLoop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: LateLoop) -> Iterator[Launch]:
+    """Make the start of a service, which has a folder to note failures in."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    with ExitStack() as stack:
+        manager, journal = ServiceManager(), Journal("a")
+        stack.callback(manager.close)
+        stack.callback(journal.close)
+        yield Launch(
+            Instance(name="a", read=broken_file, file=Path("/a.toml")),
+            passed=[],
+            estate=Estate(manager, []),
+            loop=loop,
+            journal=journal,
+            chronicle=Chronicle(journal, manager),
+            is_service=True,
+        )
 
 
 @pytest.mark.parametrize(("is_stopped", "status"), [(True, 0), (False, EX_SOFTWARE)])
 def test_start_that_was_told_to_stop_leaves_no_failure(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    stack: ExitStack,
-    *,
-    is_stopped: bool,
-    status: int,
+    start: Launch, loop: LateLoop, monkeypatch: pytest.MonkeyPatch, *, is_stopped: bool, status: int
 ) -> None:
     """Though its patience has ended, and the try that a stop has met had failed before."""
-    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
-    manager, journal, loop = ServiceManager(), Journal("a"), LateLoop()
-    for one in (manager, journal, loop):
-        stack.callback(one.close)
-    start = Launch(
-        Instance(name="a", read=no_config),
-        passed=[],
-        estate=Estate(manager, []),
-        loop=loop,
-        journal=journal,
-        chronicle=Chronicle(journal, manager),
-        is_service=True,
-    )
 
     def end_late() -> launch._Failed:
         loop.ahead_s = PATIENCE_S + 1
@@ -72,3 +74,10 @@ def test_start_that_was_told_to_stop_leaves_no_failure(
     monkeypatch.setattr(start, "_try", end_late)
     assert start.run() == status
     assert (LastFailure().read().age_s is None) is is_stopped
+
+
+def test_file_that_cannot_be_read_is_told_alike_in_start_and_reload(start: Launch) -> None:
+    """Whatever the reason is, it ends neither a start that may wait nor what runs."""
+    with pytest.raises(ConfigError) as told:
+        start._read()
+    assert told.value.problems == ("/a.toml: cannot be read: RecursionError: it is too deep",)
