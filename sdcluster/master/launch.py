@@ -26,11 +26,11 @@ from sdcluster.master.cluster import Cluster
 from sdcluster.master.control import ControlServer
 from sdcluster.master.estate import Estate
 from sdcluster.master.journal import Journal
-from sdcluster.master.lastfailure import LastFailure
+from sdcluster.master.last_failure import LastFailure
 from sdcluster.master.listeners import Listener, ListenerSet, address_text
 from sdcluster.master.loop import Loop
 from sdcluster.master.traffic import Traffic
-from sdcluster.master.waiting import Signature, Waiting, signature
+from sdcluster.master.waiting import FileState, Waiting, file_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Launch:
         Raises `ConfigError` and `ListenError` when the start is over before any process was begun.
         """
         while True:
-            seen = signature(self._instance.file)
+            seen = file_state(self._instance.file)
             failed = self._try()
             self._loop.renew()
             if failed is None:
@@ -128,7 +128,7 @@ class Launch:
         self._chronicle.has_stopped()
         return EX_SOFTWARE
 
-    def _wait(self, reason: str, seen: Signature | None) -> bool:
+    def _wait(self, reason: str, seen: FileState | None) -> bool:
         deadline = self._start.deadline()
         assert deadline is not None
         self._chronicle.start_waits(reason, deadline - self._loop.time())

@@ -20,10 +20,10 @@ from sdcluster.wire import varlink
 TICK_S = 1.0
 """How often systemd is told, and the configuration file is looked at."""
 
-Signature = tuple[int, int, int]
+FileState = tuple[int, int, int]
 
 
-def signature(path: Path | None) -> Signature | None:
+def file_state(path: Path | None) -> FileState | None:
     """Return what changes when a file does; None when it cannot be looked at."""
     if path is None:
         return None
@@ -48,7 +48,7 @@ class Waiting(Service):
         chronicle: Chronicle,
         control: ControlServer | None,
         watched: Path | None,
-        seen: Signature | None,
+        seen: FileState | None,
     ) -> None:
         """`reason` is why the last try failed; `seen` is how the file `watched` was then."""
         super().__init__()
@@ -103,7 +103,7 @@ class Waiting(Service):
         self._loop.stop()
 
     def _tick(self) -> None:
-        if signature(self._watched) != self._seen:
+        if file_state(self._watched) != self._seen:
             self._try_now()
             return
         self._chronicle.waits(self._status_line())

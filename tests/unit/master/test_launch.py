@@ -13,7 +13,7 @@ from sdcluster.master import launch
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.estate import Estate
 from sdcluster.master.journal import Journal
-from sdcluster.master.lastfailure import LastFailure
+from sdcluster.master.last_failure import LastFailure
 from sdcluster.master.launch import Instance, Launch
 from sdcluster.master.loop import Loop
 from sdcluster.master.systemd import ServiceManager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdcluster.errors import EX_CONFIG, EX_SOFTWARE
-from sdcluster.master.lastfailure import FILE, LastFailure
+from sdcluster.master.last_failure import FILE, LastFailure
 
 
 @pytest.fixture
