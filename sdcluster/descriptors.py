@@ -14,6 +14,13 @@ from dataclasses import dataclass
 
 from sdcluster.errors import ProtocolError
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What accept(2) says when descriptors or memory are used up."""
+EXHAUSTED_RETRY_S = 0.25
+"""How long to leave what comes where it is then."""
+NO_ROOM = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+"""What sendmsg(2) says when the descriptors on their way, or its buffers, are at a limit."""
+
 _CTRUNC, _TRUNC = int(socket.MSG_CTRUNC), int(socket.MSG_TRUNC)  # As enums they are slow.
 _SIZE_BYTES = array.array("i").itemsize
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sdcluster.descriptors import close_all, duplicates, look
+from sdcluster.descriptors import NO_ROOM, close_all, duplicates, look
 from sdcluster.errors import ProtocolError
 from sdcluster.loops import READ, WRITE, EventLoop, Timer
 from sdcluster.wire import messages
@@ -25,7 +25,6 @@ LIMIT_DESCRIPTORS = 256
 NO_ROOM_RETRY_S = 0.05
 """How long to wait when the kernel has no room for what the other end would take."""
 
-_NO_ROOM = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 _CHUNK_BYTES = 64 * 1024
 _KNOWN = bytearray(_CHUNK_BYTES)
 """What was looked at before is read into it, by whoever reads, and is of no more use."""
@@ -247,7 +246,7 @@ class Messenger:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                if error.errno in NO_ROOM:
                     self._has_room = False
                     self._in_loop(self._wait_for_room)
                 else:

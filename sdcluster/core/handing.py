@@ -6,8 +6,8 @@ believes it: so it is compared with what the worker was given, and with what the
 
 from dataclasses import dataclass
 
-MAX_HOPS = 255
-"""As many as can be told."""
+MAX_TOLD_HOPS = 255
+"""More cannot be told; one that has made so many is served where it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ def offence(said: Said, given: Given) -> str:
         return f"connection {said.serial} of those that it hands over comes after {given.serial}"
     if said.slot >= given.slots:
         return f"slot {said.slot} of the {given.slots} that it knows of"
-    if said.hops > min(given.hops + 1, MAX_HOPS):
+    if said.hops > min(given.hops + 1, MAX_TOLD_HOPS):
         return f"{said.hops} hops, where it was given {given.hops} at the most"
     if not given.covers(crashes=said.crashes, deaths=said.deaths):
         return (

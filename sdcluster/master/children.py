@@ -15,6 +15,7 @@ from types import MappingProxyType
 from sdcluster.config import Config
 from sdcluster.core import events as ev
 from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
+from sdcluster.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.loops import EventLoop
 from sdcluster.master import closing, health
@@ -32,7 +33,6 @@ from sdcluster.wire.notify import Notification
 FRAMES_PER_TURN = 32
 MAX_LAST_FRAMES = 1024
 """The last words of a worker that is dead: more than a channel holds."""
-EXHAUSTED_RETRY_S = 0.25
 MAX_EARLY_EXITS = 64
 STACKS_TIMEOUT_S = 0.3
 """How long a worker that is aborted may write its stacks before the next one is aborted."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sdcluster import runtime
 from sdcluster.address import Address
+from sdcluster.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.errors import ProtocolError
 from sdcluster.loops import READ, WRITE
 from sdcluster.master.listeners import Listener, bind
@@ -31,8 +32,6 @@ MAX_WAITING_CALLS = 64
 """Calls a client may send before the answer to the first one; nobody has that much to ask."""
 PATIENCE_S = 5.0
 """How long a client may take to send a whole call."""
-EXHAUSTED_RETRY_S = 0.5
-"""How long to leave clients in the backlog when descriptors or memory are used up."""
 
 Handler = Callable[["Client", varlink.Call], None]
 

@@ -4,13 +4,13 @@ Nothing is refused. While no worker has room the master does not accept, and the
 what a dead worker had not taken is given to another.
 """
 
-import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sdcluster.core.balance import Rules, fewest_outstanding
+from sdcluster.descriptors import EXHAUSTED, EXHAUSTED_RETRY_S
 from sdcluster.loops import EventLoop, Timer
 from sdcluster.master import closing
 from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
@@ -21,10 +21,6 @@ from sdcluster.master.passages import Passages
 ACCEPTS_PER_TURN = 64
 FULL_RETRY_S = 0.05
 """How long to wait for a worker to say that it has room before looking again."""
-EXHAUSTED_RETRY_S = 0.25
-"""How long to leave connections in the backlog when descriptors or memory are used up."""
-
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @dataclass(slots=True, eq=False)
@@ -375,7 +371,7 @@ class Dispatcher:
             self._retry = self._loop.call_later(FULL_RETRY_S, self._resume)
 
     def _tell_exhausted(self, error: OSError) -> None:
-        if error.errno in _EXHAUSTED and not self._exhausted:
+        if error.errno in EXHAUSTED and not self._exhausted:
             self._exhausted = True
             self._on_exhausted(error)
 

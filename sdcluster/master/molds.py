@@ -39,8 +39,8 @@ _TITLE_ROOM = " " * 96
 """An argument that makes room for the process title, see `process.Label`."""
 _SOME = 2
 """Descriptors, of which none should come."""
-_NO_ROOM = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
-"""What sendmsg(2) says when its buffer or the descriptors on their way are at a limit."""
+_TRY_LATER = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
+"""What sendmsg(2) says that ends when the mold has read; a machine without memory fails orders."""
 
 
 class Mold:
@@ -176,7 +176,7 @@ class Mold:
         except (BrokenPipeError, ConnectionResetError):
             pass  # What is pending fails soon.
         except OSError as error:
-            if error.errno in _NO_ROOM and self.unanswered:
+            if error.errno in _TRY_LATER and self.unanswered:
                 return False
             raise
         self.unanswered.add(order.worker)

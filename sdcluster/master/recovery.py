@@ -37,7 +37,6 @@ REFUSED = 502
 FRAMES_PER_TURN = 16
 MAX_LAST_FRAMES = 2048
 """More than a channel holds."""
-EXHAUSTED_RETRY_S = 0.25
 _DISCARDED_BYTES = 64 * 1024
 _MAX_DISCARDS = 64
 
@@ -150,7 +149,7 @@ class Recovery:
         except OSError:
             self._loop.remove(self._worker.fileno())
             self._is_waiting = self._has_waited = True
-            self._loop.call_later(EXHAUSTED_RETRY_S, self._resume)
+            self._loop.call_later(descriptors.EXHAUSTED_RETRY_S, self._resume)
             return False
         if isinstance(said, Passage):
             if is_ours(said, self._is_ours):

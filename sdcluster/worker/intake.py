@@ -9,7 +9,6 @@ it to others, and nothing more to this worker until it has descriptors again (`S
 """
 
 import asyncio
-import errno
 import logging
 import resource
 import select
@@ -28,13 +27,11 @@ from sdcluster.worker.ledger import Ledger
 
 ACCEPTS_PER_TURN = 4
 """Connections taken in one turn of the loop, so that siblings get theirs."""
-EXHAUSTED_PAUSE_S = 0.25
 FRAMES_PER_TURN = 16
 
 _CONNECTIONS, _TAKEN = int(Field.CONNECTIONS), int(Field.TAKEN)
 _WAITING, _MOVES = int(Field.WAITING), int(Field.MOVES)
 _STARVED_NS = int(Field.STARVED_NS)
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 
 ConnectionFactory = Callable[[int, Handoff, bool], asyncio.BaseProtocol]
@@ -164,7 +161,7 @@ class Intake:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in descriptors.EXHAUSTED:
                     raise
                 self._starve(f"cannot accept: {reason_of(error)}")
                 return
@@ -248,7 +245,7 @@ class Intake:
     def _stay_starved(self) -> None:
         # Each time: the master may have had no time to listen, or no descriptors itself.
         self.tell(X_STARVED=1)
-        self._loop.call_later(EXHAUSTED_PAUSE_S, self._look_for_descriptors)
+        self._loop.call_later(descriptors.EXHAUSTED_RETRY_S, self._look_for_descriptors)
 
     def _look_for_descriptors(self) -> None:
         if self._has_descriptors():

@@ -11,7 +11,6 @@ stuck, say, is killed by its keeper: nobody else is there to do it.
 import array
 import contextlib
 import ctypes
-import errno
 import os
 import platform
 import select
@@ -19,7 +18,7 @@ import signal
 import socket
 from typing import NoReturn
 
-from sdcluster.descriptors import is_connection
+from sdcluster.descriptors import NO_ROOM, is_connection
 from sdcluster.errors import reason_of
 from sdcluster.process import Label
 from sdcluster.wire import channel
@@ -32,7 +31,6 @@ LEAVE_GRACE_S = 5.0
 NO_ROOM_RETRY_MS = 5
 """How long to wait for the master when too many descriptors are on their way."""
 
-_NO_ROOM = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
 _LIBC = ctypes.PyDLL(None, use_errno=True)
 _syscall = _LIBC.syscall  # Under the GIL, as fork(2) would be.
 _poll = _LIBC.poll
@@ -181,7 +179,7 @@ def _send(control: socket.socket, data: bytes, fds: list[int]) -> None:
             poll.register(control, select.POLLOUT)
             poll.poll()
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             poll.poll(NO_ROOM_RETRY_MS)
         else:

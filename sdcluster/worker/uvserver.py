@@ -12,11 +12,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from sdcluster.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.errors import reason_of
 from sdcluster.worker.listener import ClusterListener
 
 ACCEPTS_PER_TURN = 16
-EXHAUSTED_PAUSE_S = 0.25
 
 logger = logging.getLogger("sdcluster")
 
@@ -162,7 +162,7 @@ class Server(asyncio.AbstractServer):
             except OSError as error:
                 logger.warning("cannot accept: %s; connections wait", reason_of(error))
                 self._loop.remove_reader(listener)
-                self._loop.call_later(EXHAUSTED_PAUSE_S, self._resume)
+                self._loop.call_later(EXHAUSTED_RETRY_S, self._resume)
                 return
             connection.setblocking(False)
             task = self._loop.create_task(self._open(connection))

@@ -245,7 +245,7 @@ def test_connections_wait_when_descriptors_are_used_up(
     master: Master, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are accepted when it is better; a server that was closed meanwhile stays closed."""
-    monkeypatch.setattr(uvserver, "EXHAUSTED_PAUSE_S", 0.01)
+    monkeypatch.setattr(uvserver, "EXHAUSTED_RETRY_S", 0.01)
     errors = [OSError(24, "Too many open files")] * 3
     accept = master.listener.accept
 

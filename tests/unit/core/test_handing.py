@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sdcluster.core.handing import MAX_HOPS, Given, Said, miscount, offence
+from sdcluster.core.handing import MAX_TOLD_HOPS, Given, Said, miscount, offence
 
 SAID = Said(slot=-1, hops=1, crashes=0, deaths=0, serial=8, consumed=100, written=10)
 GIVEN = Given(slots=2, hops=2, crashes=1, deaths=3, serial=7)
@@ -50,10 +50,10 @@ def test_what_it_cannot_know_is_an_offence(said: Said, reason: str) -> None:
 def test_what_it_may_say_grows_with_what_it_is_given() -> None:
     """The most of each number counts, not the last."""
     given = Given(slots=1)
-    given.note(hops=MAX_HOPS, crashes=2, deaths=1)
+    given.note(hops=MAX_TOLD_HOPS, crashes=2, deaths=1)
     given.note(hops=0, crashes=0, deaths=2)
-    assert given == Given(slots=1, hops=MAX_HOPS, crashes=2, deaths=2)
-    assert offence(replace(SAID, hops=MAX_HOPS, crashes=2, deaths=2), given) == ""
+    assert given == Given(slots=1, hops=MAX_TOLD_HOPS, crashes=2, deaths=2)
+    assert offence(replace(SAID, hops=MAX_TOLD_HOPS, crashes=2, deaths=2), given) == ""
 
 
 @pytest.mark.parametrize(

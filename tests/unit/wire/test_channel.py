@@ -2,6 +2,7 @@
 
 import pytest
 
+from sdcluster.core import handing, recovery
 from sdcluster.errors import ProtocolError
 from sdcluster.wire.channel import (
     ADMIT,
@@ -233,3 +234,10 @@ def test_any_bytes_are_an_order_to_move_or_a_protocol_error() -> None:
         except ProtocolError:
             continue
         assert 0 < count <= MAX_MOVES and slot >= 0
+
+
+def test_limits_are_those_that_the_core_goes_by() -> None:
+    """It imports nothing of this: so the numbers stand in two places, and are the same."""
+    assert recovery.MAX_TOTAL_BYTES == MAX_TOTAL_BYTES
+    told = decode_handoff(encode_handoff(Handoff(hops=1000)), attached=1)
+    assert told.hops == handing.MAX_TOLD_HOPS
