@@ -1,7 +1,8 @@
 """The wait between two tries of a start: there is no cluster, but somebody who tells why.
 
-The listening sockets stay open, and clients wait in their backlogs. systemd is told that the start
-goes on, `sdcluster status` is answered, and a changed configuration file ends the wait.
+systemd's sockets stay open, and clients wait in their backlogs; what a try has bound itself is
+closed with it, and clients are refused until the next one. systemd is told that the start goes on,
+`sdcluster status` is answered, and a changed configuration file ends the wait.
 """
 
 import os
