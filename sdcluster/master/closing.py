@@ -30,6 +30,8 @@ class Closing:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._queue: deque[int] = deque()
+        self.unclosed = 0
+        """How many descriptors are not closed yet, those among them that take long."""
         self._threads = 0
         self._waiting = 0
         """Threads that wait for their turn."""
@@ -43,15 +45,11 @@ class Closing:
             return
         with self._changed:
             self._queue.extend(descriptors)
+            self.unclosed += len(descriptors)
             descriptors.clear()
             if not self._waiting:
                 self._add_thread()
             self._changed.notify()
-
-    def settle(self, timeout_s: float = 10.0) -> bool:
-        """Wait until all are closed but those that take long; False when the time is up."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._queue and not self._at_work, timeout_s)
 
     def _add_thread(self) -> None:
         if self._threads < MAX_THREADS:
@@ -73,6 +71,7 @@ class Closing:
                     _close(fd)
                 finally:
                     self._changed.acquire()
+                    self.unclosed -= 1
                 if self._at_work is turn:
                     self._at_work = None
                 self._changed.notify_all()
@@ -160,6 +159,6 @@ def release(connection: int) -> None:
         os.close(connection)
 
 
-def settle() -> bool:
-    """Wait until all are closed but those that take long; False when that is not to be."""
-    return _closing.settle()
+def unclosed() -> int:
+    """Return how many descriptors are not closed yet, those among them that take long."""
+    return _closing.unclosed

@@ -17,8 +17,8 @@ from waiting import wait_until
 from sdcluster.descriptors import look
 from sdcluster.errors import ProtocolError
 from sdcluster.master import closing
-from sdcluster.master.closing import MAX_THREADS, Closing
-from unit.descriptors import none_leaked
+from sdcluster.master.closing import MAX_THREADS, PATIENCE_S, Closing
+from unit.descriptors import none_leaked, settle
 from unit.master.test_channels import room_for
 
 LINGER = struct.Struct("ii")
@@ -120,7 +120,7 @@ def test_connection_that_lingers_is_closed_at_once() -> None:
         server, client = lingering()
         begun = time.monotonic()
         closing.release(server.detach())
-        assert closing.settle()
+        settle()
         assert time.monotonic() - begun < 5
         client.close()
 
@@ -145,6 +145,21 @@ def test_those_that_take_long_hold_up_no_others(gate: Gate) -> None:
     wait_until(lambda: sorted(gate.closed) == sorted(fds), "all are closed")
 
 
+def test_one_that_takes_long_counts_as_open_until_it_is_closed(gate: Gate) -> None:
+    """Also when nothing comes after it, and when all that came after it are closed."""
+    closer = Closing()
+    slow, quick = os.dup(0), os.dup(0)
+    gate.slow.add(slow)
+    closer.close([slow])
+    wait_until(lambda: gate.reached == [slow], "a thread is stuck")
+    assert closer.unclosed == 1
+    closer.close([quick])
+    wait_until(lambda: gate.closed == [quick], "the other is closed")
+    wait_until(lambda: closer.unclosed == 1, "and counted")
+    gate.open()
+    wait_until(lambda: not closer.unclosed, "both are closed")
+
+
 def test_threads_that_are_stuck_are_not_many(gate: Gate) -> None:
     """What is left waits for one of them."""
     closer = Closing()
@@ -153,7 +168,8 @@ def test_threads_that_are_stuck_are_not_many(gate: Gate) -> None:
     before = threading.active_count()
     closer.close(list(fds))
     wait_until(lambda: len(gate.reached) >= MAX_THREADS, "threads are stuck")
-    assert not closer.settle(0.3)
+    with pytest.raises(AssertionError, match="all are closed"):
+        wait_until(lambda: not closer.unclosed, "all are closed", 3 * PATIENCE_S)
     assert threading.active_count() - before <= MAX_THREADS
     assert len(gate.reached) == MAX_THREADS
     gate.open()
@@ -185,9 +201,9 @@ def test_threads_that_cannot_be_started_are_started_later(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         closer.close([os.dup(0)])
-        assert not closer.settle(0)
+        assert closer.unclosed == 1
     closer.close([os.dup(0)])
-    assert closer.settle()
+    wait_until(lambda: not closer.unclosed, "both are closed")
     assert len(gate.reached) == 2
 
 
