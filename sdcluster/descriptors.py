@@ -90,17 +90,36 @@ def require(count: int, *, like: int) -> None:
     close_all(duplicates([like] * count))
 
 
+class Borrowed:
+    """A socket, in a `with`, of a descriptor that is its owner's, and stays open.
+
+    No generator makes it, as that would cost more than what is asked of the socket.
+    """
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, fd: int, family: int = -1, kind: int = -1, protocol: int = -1) -> None:
+        """Ask the kernel what is not given. Raises OSError when the descriptor is no socket.
+
+        When all is given, that comes up only when something is done with it.
+        """
+        self._socket = socket.socket(family, kind, protocol, fd)
+
+    def __enter__(self) -> socket.socket:
+        return self._socket
+
+    def __exit__(self, *_raised: object) -> None:
+        self._socket.detach()
+
+
 def is_connection(fd: int) -> bool:
     """Tell whether a descriptor is a stream socket that does not listen."""
     try:
-        sock = socket.socket(fileno=fd)
+        with Borrowed(fd) as sock:
+            listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return sock.type == socket.SOCK_STREAM and not listens
     except OSError:
         return False
-    try:
-        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        return sock.type == socket.SOCK_STREAM and not listens
-    finally:
-        sock.detach()
 
 
 def has_peer(fd: int) -> bool:
@@ -113,10 +132,10 @@ def has_peer(fd: int) -> bool:
 def is_socket(fd: int) -> bool:
     """Tell whether a descriptor is a socket; no file system is asked, which may take long."""
     try:
-        socket.socket(fileno=fd).detach()
+        with Borrowed(fd):
+            return True
     except OSError:
         return False
-    return True
 
 
 def close_all(descriptors: list[int] | deque[int]) -> None:

@@ -332,11 +332,8 @@ def _said(handoff: Handoff) -> Said:
 
 
 def _miscount(said: Said, fd: int) -> str:
-    connection = socket.socket(fileno=fd)
-    try:
+    with descriptors.Borrowed(fd) as connection:
         counted = counts(connection)
-    finally:
-        connection.detach()
     # When it has ended on one side, the end may be counted as well.
     if counted is None or not counted.is_open:
         return ""

@@ -14,6 +14,8 @@ import threading
 import time
 from collections import deque
 
+from sdcluster.descriptors import Borrowed
+
 PATIENCE_S = 0.1
 """How long one descriptor may take before another thread goes on."""
 IDLE_S = 1.0
@@ -111,15 +113,10 @@ def lingers(fd: int) -> bool:
     """Tell whether to close a descriptor may take a time that was set for it: SO_LINGER."""
     try:
         # What kind of socket it is does not matter here, and to ask takes time.
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+        with Borrowed(fd, socket.AF_INET, socket.SOCK_STREAM, 0) as sock:
+            option = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
     except OSError:
-        return False  # It is none.
-    try:
-        option = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
-    except OSError:
-        return False
-    finally:
-        sock.detach()
+        return False  # It is no socket.
     is_on, seconds = _LINGER.unpack(option)
     return bool(is_on and seconds)
 

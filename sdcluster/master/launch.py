@@ -7,10 +7,8 @@ the loop, which hears the signals, and what is told to people.
 
 import contextlib
 import errno
-import os
 import random
 import select
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 from sdcluster import runtime
 from sdcluster.config import Config
 from sdcluster.core.starts import Start, State, origin
+from sdcluster.descriptors import Borrowed
 from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError
 from sdcluster.master import control
 from sdcluster.master.api import Api
@@ -247,6 +246,6 @@ def _addresses(passed: Sequence[tuple[int, str]]) -> list[str]:
     """Return where the sockets listen, each address once."""
     found: dict[str, None] = {}
     for fd, _ in passed:
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as probe:
+        with contextlib.suppress(OSError), Borrowed(fd) as probe:
             found[address_text(probe)] = None
     return list(found)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdcluster.address import Address, Family, same_as_socket, too_long
+from sdcluster.descriptors import Borrowed
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError, reason_of
 
 RESTART = "run 'systemctl daemon-reload', then restart the socket unit and the service"
@@ -72,7 +73,7 @@ def adopt(
 def _check_kind(fd: int, name: str, *, datagrams: bool) -> None:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         raise ConfigError(f"descriptor {fd} ({name}) is not a socket")
-    with socket.socket(fileno=os.dup(fd)) as probe:  # Not a stream socket: not to be kept.
+    with Borrowed(fd) as probe:
         listening = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         is_stream = probe.type == socket.SOCK_STREAM
         is_wanted = (listening and is_stream) or (datagrams and _has_datagrams(probe))

@@ -298,11 +298,8 @@ class Recovery:
 
 def is_ours(passage: Passage, connection_is_ours: Callable[[socket.socket], bool]) -> bool:
     """Tell whether the connection of a passage has come to a listener of the cluster."""
-    connection = socket.socket(fileno=passage.fd)
-    try:
+    with descriptors.Borrowed(passage.fd) as connection:
         return connection_is_ours(connection)
-    finally:
-        connection.detach()
 
 
 def _entered(handoff: Handoff) -> Entry:
