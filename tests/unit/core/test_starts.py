@@ -172,7 +172,8 @@ def test_rules_hold_whatever_happens() -> None:
             match draw.randrange(4):
                 case 0:
                     now += draw.choice((0.0, 0.1, 5.0, 40.0))
-                    start.failed(now, waiting_may_mend=draw.random() < 0.5)
+                    stopped = draw.random() < 0.05
+                    start.failed(now, waiting_may_mend=draw.random() < 0.5, is_stopped=stopped)
                 case 1:
                     now = start.deadline() or now
                     start.time_passed(now)
@@ -184,7 +185,7 @@ def test_rules_hold_whatever_happens() -> None:
             tries += before is State.WAITING and start.state is State.TRYING
             assert start.tries == tries
             assert (start.deadline() is not None) == (start.state is State.WAITING)
-            assert before is not State.OVER or start.state is State.OVER
+            assert before not in (State.OVER, State.STOPPED) or start.state is before
             assert start.origin is not Origin.AUTOMATIC or start.state is not State.OVER
             if before is State.TRYING and start.state is State.WAITING:
                 deadline = start.deadline()
