@@ -41,6 +41,10 @@ class Memory:
             if _malloc_trim is not None:
                 _malloc_trim(0)
 
+    def forget(self) -> None:
+        """Count none any more: they wait elsewhere, and are given back with the next one."""
+        self._bytes = 0
+
 
 class Passages(deque[Passage]):
     """Passages in their order, to be changed by the methods below alone."""
@@ -69,7 +73,7 @@ class Passages(deque[Passage]):
         """Take all of them out. Their memory is given back when another one has been taken."""
         taken = list(self)
         self.clear()
-        self._bytes = 0
+        self._memory.forget()
         return taken
 
     def popleft(self) -> Passage:
