@@ -729,10 +729,7 @@ def agent():
     assert heard(instance) == []
 
 
-@pytest.mark.parametrize("what", ["deep", "garbage", "files"])
-def test_message_that_cannot_be_read_is_dropped(start: Start, what: str) -> None:
-    """Whoever it is for goes on, as the master does, which reads none of them."""
-    source = """
+UNREADABLE = """
 import socket
 from sdcluster.wire.messages import ALL, MASTER, Frame, Kind, encode
 
@@ -760,7 +757,13 @@ async def files(word):
 async def tell(word):
     return cluster.broadcast(word)
 """
-    instance = start(SERVER + source + AGENT, config=CONFIG)
+"""Workers that send what nobody can read."""
+
+
+@pytest.mark.parametrize("what", ["deep", "garbage"])
+def test_message_that_cannot_be_read_is_dropped(start: Start, what: str) -> None:
+    """Whoever it is for goes on, as the master does, which reads none of them."""
+    instance = start(SERVER + UNREADABLE + AGENT, config=CONFIG)
     pids = instance.processes()
     assert get(instance, f"/{what}") is None
     assert get(instance, "/ask?hello") == [agents(instance)[0], "hello"]
@@ -768,3 +771,17 @@ async def tell(word):
     wait_until(lambda: len(heard(instance)) == 2, "both workers hear what comes later")
     assert instance.log().count("a message is dropped: ") >= 3
     assert instance.processes() == pids
+
+
+def test_worker_whose_messages_have_files_is_replaced(start: Start) -> None:
+    """Only a connection can go with a message; nobody else gets anything of that."""
+    instance = start(SERVER + UNREADABLE + AGENT, config=CONFIG)
+    (agent,) = agents(instance)
+    before = instance.worker_pids()
+    assert get(instance, "/files") is None
+    instance.wait_log("broke the protocol: a message with what is not one connection")
+    wait_until(lambda: len(set(before) - set(instance.worker_pids())) == 1, "it is replaced")
+    assert get(instance, "/ask?hello") == [agent, "hello"]
+    assert get(instance, "/tell?hello") is True
+    wait_until(lambda: len(heard(instance)) == 2, "both workers hear what comes later")
+    assert instance.log().count("broke the protocol") == 1
