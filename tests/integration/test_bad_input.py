@@ -399,7 +399,9 @@ def test_runtime_folder_that_cannot_be_made_is_told(start: Start, tmp_path: Path
     """Where the control socket cannot be, the start fails and says so."""
     (tmp_path / "file").touch()
     instance = start(HELLO, env={"XDG_RUNTIME_DIR": f"{tmp_path}/file"}, wait=False)
-    refused(instance, EX_UNAVAILABLE, "cannot create ", "Not a directory")
+    refused(
+        instance, EX_UNAVAILABLE, "Not a directory", "set XDG_RUNTIME_DIR to a folder of your own"
+    )
 
 
 # What the service manager passes.

@@ -19,8 +19,8 @@ READS_BODIES = HELLO.replace(
 """An app that reads the whole body of a request before it answers."""
 
 SECONDS = 6.0
-SOON_S = 2.0
-"""How long a stop may take on a busy machine; a drain would take 30 s."""
+SOON_S = 5.0
+"""How long a stop may take on a busy machine, or a client to be answered; a drain takes 30 s."""
 
 
 def restarted(service: Service) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_new_clients_do_not_wait_for_those_that_ask_nothing_whole(
     found = restarted(service)
     assert found["lost"] == []
     assert found["stop_s"] <= SOON_S
-    assert found["longest_s"] <= found["stop_s"] + found["start_s"] + 0.5
+    assert found["longest_s"] <= found["stop_s"] + found["start_s"] + SOON_S
     assert (found["silent"], found["head"], found["kept"]) == ("200", "200", "200")
     assert found["body"] == "408"
 

@@ -45,8 +45,10 @@ def square(number):
     return number * number
 
 def work():
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        processes = pool.map(square, range(3))
+    pool = multiprocessing.get_context("fork").Pool(2)
+    processes = pool.map(square, range(3))
+    pool.close()  # Not `terminate`: a fork has the handler of SIGTERM of the process that it is of.
+    pool.join()
     with ThreadPoolExecutor(8) as pool:
         threads = list(pool.map(square, range(3)))
     memory = SharedMemory(create=True, size=6)
