@@ -156,7 +156,7 @@ def test_request_that_the_app_has_not_seen_is_served_whatever_dies(
     kill(pid, signal.SIGKILL)
     # In the next worker, and in that of the quarantine.
     wait_until(partial(_is_seen, tmp_path, "hangs", 3), "the app hangs again")
-    assert seen(tmp_path, "none") == 0
+    assert seen(tmp_path, "none") < count  # Those that came before the one that hangs are served.
     kill(instance.worker_pids()[0], signal.SIGKILL)
     for client in clients[hanging:]:
         assert client.recv(65536).endswith(b"\r\n\r\nall of it")
