@@ -89,7 +89,7 @@ def client_of(answer: Answer) -> tuple[str, int]:
 def answer_of(client: socket.socket) -> list[str]:
     """Return the words of the next answer on a connection."""
     received = b""
-    while not re.search(rb"\r\n\r\n\d+ \d+ .* \d+$", received):
+    while not re.search(rb"\r\n\r\n-?\d+ \d+ .* \d+$", received):
         part = client.recv(10_000)
         assert part, received
         received += part
