@@ -54,7 +54,8 @@ class Messenger:
     The loop's thread does everything but `send` and `read`, which any may call when `in_loop` is
     given: it runs a function in the loop's thread, at once or later. `after_reading` is called, by
     the one that reads, when what has come in one turn of its loop has been told. `close` closes
-    descriptors, those that have come and the socket, which may take long.
+    descriptors, those that have come and the socket, which may take long; `close_sent` closes the
+    duplicates of those that were sent, as `close` does where it is not given.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Messenger:
         in_loop: Callable[[Callable[[], None]], object] = lambda function: function(),
         after_reading: Callable[[], None] = lambda: None,
         close: Callable[[list[int] | deque[int]], None] = close_all,
+        close_sent: Callable[[list[int] | deque[int]], None] | None = None,
     ) -> None:
         self._sock = sock
         self._loop = loop
@@ -77,6 +79,7 @@ class Messenger:
         self._in_loop = in_loop
         self._after_reading = after_reading
         self._close = close
+        self._close_sent = close_sent or close
         self._lock = threading.RLock()
         """Held for what is to be sent; never while anybody is told."""
         self._read_lock = threading.RLock()
@@ -255,7 +258,7 @@ class Messenger:
                 return
             self._waiting_bytes -= sent
             self._waiting_descriptors -= len(piece.descriptors)
-            self._close(piece.descriptors)
+            self._close_sent(piece.descriptors)
             del piece.data[:sent]
             if not piece.data:
                 self._queue.popleft()

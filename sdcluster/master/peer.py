@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdcluster import attachment, requests
 from sdcluster.core.manual import LeaveWanted
 from sdcluster.core.states import ExitReason, WorkerId
+from sdcluster.descriptors import close_all
 from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.loops import AsyncLoop
@@ -55,6 +56,7 @@ class Worker:
             on_end=lambda reason: primary.inbox.ended(self, reason),
             on_drained=self._drained,
             close=closing.close,
+            close_sent=close_all,  # At once: a listener that is closed is to be free then.
         )
         self._drains: list[asyncio.Future[None]] = []
         self._requests = Requests(self._send, self._send_soon)

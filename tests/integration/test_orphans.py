@@ -71,7 +71,9 @@ def test_a_process_that_outlives_its_worker_holds_nothing_up(start: Start) -> No
 def test_a_worker_with_the_pid_of_an_old_orphan_is_no_dead_one(start: Start) -> None:
     """A pid may be used again: that an orphan had it, and died, says nothing of the new worker."""
     namespace = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    instance = start(ORPHANS, "--workers", "1", prefix=namespace)
+    # Without recovery no other process is started when the worker dies, which would get the pid.
+    config = 'app = "app:app"\nworkers = 1\ncrash_recovery = false\n'
+    instance = start(ORPHANS, config=config, prefix=namespace)
     pid = int(fetch(instance.address, "/orphan").text)
     with pytest.raises(OSError):  # noqa: PT011
         fetch(instance.address, f"/reuse?{pid}", method="POST")
