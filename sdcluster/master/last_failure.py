@@ -39,11 +39,11 @@ class LastFailure:
         if self._path is None:
             return Failure(math.inf, mends_itself=False)
         try:
-            age_s = time.time() - os.lstat(self._path).st_mtime
-            status = self._path.read_text(errors="replace")
+            noted = self._path.read_text(errors="replace")
         except OSError:
             return Failure(None, mends_itself=False)
-        return Failure(age_s, mends_itself=status != str(EX_CONFIG))
+        status, _, when = noted.partition(" ")
+        return Failure(_age_s(when), mends_itself=status != str(EX_CONFIG))
 
     def note(self, exit_status: int) -> None:
         """Note that this start ends with a failure now."""
@@ -53,10 +53,19 @@ class LastFailure:
         with contextlib.suppress(OSError):  # Then the next start does not know, and fails as well.
             fd = os.open(self._path, flags, 0o600)
             with open(fd, "w", encoding="ascii") as file:
-                file.write(str(exit_status))
+                file.write(f"{exit_status} {time.monotonic():.3f}")
 
     def forget(self) -> None:
         """Note that the service has started, or was told to stop."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def _age_s(when: str) -> float:
+    """Return how long ago a time of CLOCK_MONOTONIC was; infinite when that was another boot's."""
+    try:
+        age_s = time.monotonic() - float(when)
+    except ValueError:
+        return math.inf
+    return age_s if age_s >= 0 else math.inf
