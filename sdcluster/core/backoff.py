@@ -5,7 +5,8 @@ the wait, with jitter so that slots that crash together do not come back togethe
 a crash starts anew. How long the worker had lived does not matter: one that crashes every five
 seconds is in a crash loop as much as one that crashes at once.
 
-Who crashes with requests does not wait for long: it is the requests that kill it.
+The slot of a worker that had been given requests waits for a short time only: it is the requests
+that kill, and others are to be served.
 """
 
 WINDOW_S = 60.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 MAX_TOTAL_BYTES = 2**63 - 1
-"""No connection has more; `wire.ledger.NOT_KNOWN` is."""
+"""No connection has more. `wire.ledger.NOT_KNOWN` is greater, and so is never a total."""
 
 
 class Verdict(Enum):

@@ -101,7 +101,7 @@ class Handoff:
     written: int = 0
     """Bytes written to it, ever."""
     signature: int = 0
-    """What requests as the one that is unanswered have in common, see `worker.quarantine`."""
+    """What requests as the one that is unanswered have in common, see `wire.signature`."""
     refusal: int = 0
     """The status that the request is refused with, and no app sees it; 0 when it is served."""
     proxied: bytes = b""

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sdcluster.core import handing, recovery
+from sdcluster.core import handing, quarantine, recovery, states
 from sdcluster.errors import ProtocolError
+from sdcluster.wire import channel, scoreboard
 from sdcluster.wire.channel import (
     ADMIT,
     CONNECTION,
@@ -241,3 +242,5 @@ def test_limits_are_those_that_the_core_goes_by() -> None:
     assert recovery.MAX_TOTAL_BYTES == MAX_TOTAL_BYTES
     told = decode_handoff(encode_handoff(Handoff(hops=1000)), attached=1)
     assert told.hops == handing.MAX_TOLD_HOPS
+    assert states.QUARANTINE == channel.QUARANTINE
+    assert quarantine.MAX_SIGNATURES == scoreboard.MAX_SIGNATURES
