@@ -189,6 +189,15 @@ class Instance:
         """Send requests while the body runs; the counts are there when it has ended."""
         return load.running((url or self.url) + path, close=close, clients=clients)
 
+    def answered(self) -> int:
+        """Return how many requests the workers of this moment have answered."""
+        return sum(int(one["requests"]) for one in self.status()["workers"])
+
+    def wait_answered(self, count: int) -> None:
+        """Wait until the workers of this moment have answered so many more."""
+        target = self.answered() + count
+        wait_until(lambda: self.answered() >= target, f"{count} answers")
+
 
 def sdcluster(
     *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None

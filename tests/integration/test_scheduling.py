@@ -4,7 +4,6 @@ import os
 import signal
 from collections import Counter
 from contextlib import ExitStack
-from functools import partial
 
 import pytest
 from conftest import HELLO, SCHEDULED, Start
@@ -79,14 +78,10 @@ def test_worker_that_is_slow_gets_less(start: Start) -> None:
     for policy in ("round-robin", "least-latency"):
         instance = start(UNLIKE, config=SCHEDULED.format(policy))
         with instance.under_load(close=True, clients=16) as load:
-            wait_until(partial(_is_warm, instance), "600 answers")
+            instance.wait_answered(600)
         assert load.lost == 0, load.errors
         shares[policy] = load.by_body["0"] / load.requests
     assert 0 < shares["least-latency"] < 0.15 < 0.3 < shares["round-robin"], shares
-
-
-def _is_warm(instance: Instance) -> bool:
-    return sum(int(one["requests"]) for one in instance.status()["workers"]) > 600
 
 
 @pytest.mark.parametrize("scheduling", ["round-robin", "least-latency", "shared", "reuseport"])

@@ -112,13 +112,9 @@ def test_request_that_everybody_hands_on_is_answered(start: Start) -> None:
     """After some hops, where it is; and so is the next one on the connection."""
     instance = start(DISAGREE, config=CONFIG.format("round-robin") + 'shard = "app:key"\n')
     with instance.under_load(close=False, clients=16) as load:
-        wait_until(lambda: _requests(instance) > 500, "answers")
+        instance.wait_answered(500)
     assert load.lost == 0, load.errors
     assert load.connections == 16
-
-
-def _requests(instance: Instance) -> int:
-    return sum(int(one["requests"]) for one in instance.status()["workers"])
 
 
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
@@ -129,6 +125,6 @@ def test_workers_die_while_requests_are_handed_over(start: Start, scheduling: st
     with instance.under_load(close=False, clients=32, path="tom") as load:
         for _ in range(5):
             replace_one(instance)
-    assert load.requests > 500
+            instance.wait_answered(100)
     assert load.lost == 0, load.errors
     assert load.connections == 32

@@ -1,8 +1,11 @@
 """A small HTTP client for TCP and Unix sockets: one request at a time, or many at once."""
 
 import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,10 +50,15 @@ def backlog(listener: socket.socket) -> tuple[int, int]:
 
 
 def is_read(client: socket.socket) -> Callable[[], bool]:
-    """Return what tells whether the server has read all that was sent: proc(5), net/tcp."""
+    """Return what tells whether the server has read all that was sent.
+
+    It has come when it is acknowledged: tcp(7), SIOCOUTQ. Then proc(5), net/tcp, has what is unread.
+    """
     ports = tuple(f":{name[1]:04X}" for name in (client.getpeername(), client.getsockname()))
 
     def look() -> bool:
+        if int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder):
+            return False
         lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
         # Another connection, to another server, may have the client's port as well.
         found = [line[4] for line in lines if (line[1][-5:], line[2][-5:]) == ports]
