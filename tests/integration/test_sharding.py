@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SCHEDULINGS, Start
-from instance import Instance, wait_until
+from instance import wait_until
 from routed import APP, CONFIG, replace_one, slot_of
 from web import connection, fetch
 

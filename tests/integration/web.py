@@ -52,7 +52,7 @@ def backlog(listener: socket.socket) -> tuple[int, int]:
 def is_read(client: socket.socket) -> Callable[[], bool]:
     """Return what tells whether the server has read all that was sent.
 
-    It has come when it is acknowledged: tcp(7), SIOCOUTQ. Then proc(5), net/tcp, has what is unread.
+    What has come is acknowledged: tcp(7), SIOCOUTQ. What of it is unread has proc(5), net/tcp.
     """
     ports = tuple(f":{name[1]:04X}" for name in (client.getpeername(), client.getsockname()))
 
