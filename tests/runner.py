@@ -3,7 +3,7 @@
     tests/run                    everything
     tests/run unit integration   these parts
     tests/run --skip-unavailable leave out, with the reason, what cannot run here
-    tests/run --thorough         fuzz for ten minutes, and not for one
+    tests/run --thorough         random tests for ten minutes, the fault suite ten times
 
 Parts: lint, types, unit, integration, fuzz, bookworm, trixie; machine is the last two. fuzz sends
 random requests while workers are killed, reloaded and scaled, and knows what each answer must be:
@@ -13,6 +13,7 @@ in /var/cache/sdcluster.
 
 import argparse
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -36,6 +37,14 @@ import roots  # noqa: E402
 MACHINES = roots.RELEASES
 PARTS = ("lint", "types", "unit", "integration", "fuzz", *MACHINES)
 FUZZ_S, FUZZ_THOROUGHLY_S = 60, 600
+FAULT_RUNS = 10
+"""How often the fault suite has to pass in a row in a thorough run."""
+THOROUGH = {
+    "SDCLUSTER_ROUTING_SECONDS": "50",  # Of each of twelve tests: ten minutes.
+    "SDCLUSTER_ROUTING_CONNECTIONS": "200",
+    "SDCLUSTER_ATTACK_SECONDS": "60",
+}
+"""What makes tests longer: `test_strays` and `test_quarantine` read it."""
 PACKAGES = {
     "/usr/bin/gcc": "gcc",
     "/usr/bin/pkg-config": "pkg-config",
@@ -90,12 +99,14 @@ def main() -> int:
         return 1
     stock = Stock(needed=any(part in MACHINES for part in parts))
     try:
-        fuzz_s = FUZZ_THOROUGHLY_S if given.thorough else FUZZ_S
-        outcomes = [run(part, python, stock, fuzz_s) for part in parts if part not in MACHINES]
+        if given.thorough:
+            os.environ.update(THOROUGH)
+        take = functools.partial(run, python=python, stock=stock, is_thorough=given.thorough)
+        outcomes = [take(part) for part in parts if part not in MACHINES]
         # A machine test waits more than it works.
         with ThreadPoolExecutor() as pool:
             booted = [part for part in parts if part in MACHINES]
-            outcomes += pool.map(lambda part: run(part, python, stock, fuzz_s), booted)
+            outcomes += pool.map(take, booted)
     finally:
         stock.close()
     print()
@@ -141,13 +152,14 @@ class Stock:
         return built
 
 
-def run(part: str, python: Path, stock: Stock, fuzz_s: int) -> Outcome:
+def run(part: str, *, python: Path, stock: Stock, is_thorough: bool) -> Outcome:
     """Run one part. The output of one that runs beside another is printed when it has ended."""
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") if part in MACHINES else open(1, "w", closefd=False) as out:
         print(f"\n== {part}", file=out, flush=True)
         try:
-            passed = all(_passes(command, out) for command in commands(part, python, stock, fuzz_s))
+            orders = commands(part, python, stock, is_thorough=is_thorough)
+            passed = all(_passes(command, out) for command in orders)
             reason = ""
         except Unavailable as unavailable:
             passed, reason = False, str(unavailable)
@@ -161,11 +173,8 @@ def run(part: str, python: Path, stock: Stock, fuzz_s: int) -> Outcome:
 Command = Sequence[str | Path]
 
 
-def commands(part: str, python: Path, stock: Stock, fuzz_s: int) -> Iterator[Command]:
-    """Yield the commands of a part, each to be run when the one before has passed.
-
-    `fuzz_s` is for how long it is fuzzed.
-    """
+def commands(part: str, python: Path, stock: Stock, *, is_thorough: bool) -> Iterator[Command]:
+    """Yield the commands of a part, each to be run when the one before has passed."""
     tool = python.parent
     match part:
         case "lint":
@@ -187,9 +196,12 @@ def commands(part: str, python: Path, stock: Stock, fuzz_s: int) -> Iterator[Com
         case "integration":
             yield [python, "-m", "pytest", "tests/integration", "-q", "--durations=5"]
             yield [python, "-m", "pytest", "tests/examples", "-q", "--durations=5"]
+            for _ in range(FAULT_RUNS - 1 if is_thorough else 0):
+                yield [python, "-m", "pytest", "tests/integration/test_faults.py", "-q"]
         case "fuzz":
+            seconds = FUZZ_THOROUGHLY_S if is_thorough else FUZZ_S
             yield [python, "-m", "pytest", "tests/fuzz", "-q", "--durations=5"]
-            yield [python, "-B", "tests/fuzz", "--seconds", str(fuzz_s)]
+            yield [python, "-B", "tests/fuzz", "--seconds", str(seconds)]
         case _:
             options = ("-q", "--durations=5", f"--release={part}", f"--deb={stock.wait()}")
             yield [python, "-m", "pytest", "tests/machine", *options]
