@@ -92,7 +92,7 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
         _say(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
         _say(f"listening on {', '.join(addresses)}")
 
-    from sdcluster.master.launch import Instance  # The other commands do without it.
+    from sdcluster.master.instance import Instance  # The other commands do without it.
     from sdcluster.master.main import serve as serve_cluster
 
     unread = [config]
@@ -122,7 +122,7 @@ def serve(name: str) -> None:
     A service whose start fails is tried again: by itself, after a wait that grows, if systemd would
     only start it once more. `systemctl status` tells why, and when the next try is.
     """
-    from sdcluster.master.launch import Instance
+    from sdcluster.master.instance import Instance
     from sdcluster.master.main import serve as serve_cluster
 
     path = config_path(name)

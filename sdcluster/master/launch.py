@@ -9,42 +9,27 @@ import contextlib
 import errno
 import random
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sdcluster import runtime
 from sdcluster.config import Config
 from sdcluster.core.starts import Start, State, origin
 from sdcluster.descriptors import Borrowed
 from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError
-from sdcluster.master import control
+from sdcluster.master import control, interpreter
 from sdcluster.master.api import Api
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.cluster import Cluster
 from sdcluster.master.control import ControlServer
 from sdcluster.master.estate import Estate
+from sdcluster.master.instance import Instance
 from sdcluster.master.journal import Journal
 from sdcluster.master.last_failure import LastFailure
 from sdcluster.master.listeners import Listener, ListenerSet, address_text
 from sdcluster.master.loop import Loop
 from sdcluster.master.traffic import Traffic
 from sdcluster.master.waiting import FileState, Waiting, file_state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """What is to be served."""
-
-    name: str
-    read: Callable[[], Config]
-    """Returns the config as it is now. Raises `ConfigError`."""
-    file: Path | None = None
-    """Where that stands, if a change of it is worth a try at once."""
-    on_listening: Callable[[list[str]], None] = lambda _addresses: None
-    """Is told the addresses before anything is started."""
-    on_ready: Callable[[], None] = lambda: None
-    """Is told when the cluster serves for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +86,7 @@ class Launch:
         while True:
             seen = file_state(self._instance.file)
             failed = self._try()
+            interpreter.forget()
             self._loop.renew()
             if failed is None:
                 break

@@ -1,4 +1,8 @@
-"""Starts a master: what a process is before it has a cluster."""
+"""Starts a master: what a process is before it has a cluster.
+
+The modules of the cluster are imported after the interpreter of the first mold was begun, which
+imports its own at the same time.
+"""
 
 import contextlib
 import os
@@ -7,10 +11,9 @@ import signal
 
 from sdcluster import process
 from sdcluster.errors import ConfigError, reason_of
-from sdcluster.master.chronicle import Chronicle
-from sdcluster.master.estate import Estate
+from sdcluster.master import interpreter
+from sdcluster.master.instance import Instance
 from sdcluster.master.journal import EventKind, Journal
-from sdcluster.master.launch import Instance, Launch
 from sdcluster.master.loop import Loop
 from sdcluster.master.systemd import ServiceManager, take_listen_fds
 
@@ -33,12 +36,25 @@ def serve(instance: Instance, *, may_wait: bool = False) -> int:
         stack.callback(manager.close)
         journal = Journal(instance.name)
         stack.callback(journal.close)
+        loop = Loop()
+        stack.callback(loop.close)
+        process.become_subreaper()
+        process.Label(f"sdcluster: master {instance.name}").show()
+        _raise_descriptor_limit(journal)
+        # Molds and workers are started with this mask and these handlers.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        if error is None:
+            stack.callback(interpreter.forget)
+            _begin_interpreter(instance)
+
+        from sdcluster.master.chronicle import Chronicle
+        from sdcluster.master.estate import Estate
+        from sdcluster.master.launch import Launch
+
         chronicle = Chronicle(journal, manager)
         if error is not None:
             chronicle.start_is_refused(error)
             raise error
-        loop = Loop()
-        stack.callback(loop.close)
         estate = Estate(manager, passed)
         stack.callback(lambda: chronicle.connections_are_left(estate.settle()))
         launch = Launch(
@@ -51,12 +67,12 @@ def serve(instance: Instance, *, may_wait: bool = False) -> int:
             is_service=is_service,
         )
         stack.callback(launch.close)
-        process.become_subreaper()
-        process.Label(f"sdcluster: master {instance.name}").show()
-        _raise_descriptor_limit(journal)
-        # Molds and workers are started with this mask and these handlers.
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         return launch.run()
+
+
+def _begin_interpreter(instance: Instance) -> None:
+    with contextlib.suppress(Exception):  # Whatever is wrong with the config, the launch tells.
+        interpreter.begin(instance.read())
 
 
 def _raise_descriptor_limit(journal: Journal) -> None:

@@ -1,7 +1,7 @@
 """The molds: one process a generation, which has loaded the app and forks its workers.
 
-The master execs it with the app's interpreter, environment and directory, and speaks to it over
-the mold channel (`wire.frames`).
+The master has it load the app in the app's interpreter, environment and directory, and speaks to
+it over the mold channel (`wire.frames`).
 """
 
 import errno
@@ -10,7 +10,6 @@ import os
 import pwd
 import signal
 import socket
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -21,12 +20,9 @@ from typing import Any
 from sdcluster.config import Config, python
 from sdcluster.descriptors import duplicates, look
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
-from sdcluster.master import closing
+from sdcluster.master import closing, interpreter
 from sdcluster.master.secret import cookie_secret
-from sdcluster.master.systemd import PRIVATE_ENVIRONMENT
 from sdcluster.wire import frames
-
-BOOTSTRAP = Path(__file__).parent.parent / "worker" / "bootstrap.py"
 
 MAX_UNANSWERED = 64
 """Workers that a mold is told to fork before it has answered.
@@ -35,8 +31,6 @@ Their orders surely fit in its channel. The kernel counts a frame, however small
 kilobyte of the sender's buffer, and limits the descriptors on their way as well, see unix(7).
 """
 
-_TITLE_ROOM = " " * 96
-"""An argument that makes room for the process title, see `process.Label`."""
 _SOME = 2
 """Descriptors, of which none should come."""
 _TRY_LATER = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
@@ -72,39 +66,16 @@ class Mold:
         self._retired = False
         self.exited = False
         """It was reaped: its pid may be somebody else's."""
+        process = interpreter.start(config, user)
+        self.pid, self._ours = process.pid, process.channel
         try:
-            self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise SpawnError(f"cannot start a process: {reason_of(error)}") from error
-        self._ours.setblocking(False)
-        with theirs:
-            try:
-                self.pid = self._exec(theirs.fileno(), user)
-                self._ours.send(frames.encode(self._prepare(listener_names, trial)))
-            except (OSError, ProtocolError) as error:
-                self._ours.close()
-                what = f"cannot execute {python(config)}: {reason_of(error)}"
-                raise SpawnError(what) from error
-
-    def _exec(self, channel_fd: int, user: pwd.struct_passwd | None) -> int:
-        process = subprocess.Popen(
-            [
-                python(self.config),
-                *self.config.interpreter_options,
-                str(BOOTSTRAP),
-                str(channel_fd),
-                _TITLE_ROOM,
-            ],
-            cwd=self.config.directory,
-            env=_environment(self.config, user),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[channel_fd],
-            user=user.pw_uid if user else None,
-            group=user.pw_gid if user else None,
-            extra_groups=os.getgrouplist(user.pw_name, user.pw_gid) if user else None,
-        )
-        process.returncode = 0  # Reaped by the cluster, with every other child.
-        return process.pid
+            self._ours.send(frames.encode(self._prepare(listener_names, trial)))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # It has died; why, is told when it is reaped.
+        except (OSError, ProtocolError) as error:
+            self._ours.close()
+            what = f"cannot execute {python(config)}: {reason_of(error)}"
+            raise SpawnError(what) from error
 
     def _prepare(self, listener_names: Sequence[str], trial: bool) -> frames.Prepare:
         config = self.config
@@ -296,23 +267,6 @@ def _routing(config: Config, *, trial: bool) -> dict[str, Any]:
     if config.proxy_protocol:
         fields["proxies"] = config.proxy_allow_ips
     return fields
-
-
-def _environment(config: Config, user: pwd.struct_passwd | None) -> dict[str, str]:
-    """Return the environment of a generation, captured when it starts."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in PRIVATE_ENVIRONMENT
-    }
-    if user is not None:
-        # As User= in a unit has it, see systemd.exec(5).
-        environment |= {"HOME": user.pw_dir, "SHELL": user.pw_shell}
-        environment |= {"USER": user.pw_name, "LOGNAME": user.pw_name}
-    if config.venv is not None:
-        environment["VIRTUAL_ENV"] = str(config.venv)
-        path = environment.get("PATH", os.defpath)
-        environment["PATH"] = f"{config.venv / 'bin'}{os.pathsep}{path}"
-        environment.pop("PYTHONHOME", None)
-    return environment | dict(config.environment)
 
 
 def _engine_path() -> tuple[str, ...]:

@@ -42,9 +42,9 @@ def main() -> None:
     _import_package()
     from sdcluster.worker import mold
 
-    channel_fd = int(sys.argv[1])
+    channel_fd, is_early = int(sys.argv[1]), "early" in sys.argv[3:]
     del sys.argv[1:]  # They mean nothing to the app, which may read them when it is imported.
-    mold.main(channel_fd)
+    mold.main(channel_fd, is_early=is_early)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,17 @@ def find(prepare: Prepare) -> None:
         sys.meta_path.append(_Finder(ENGINE_PACKAGES, prepare.engine_path))
     if ours == prepare.engine_python:
         sys.meta_path.append(_Finder(CACHE_PACKAGES, prepare.engine_path))
+    _import_all()
+
+
+def import_own() -> None:
+    """Import that of the app's own environment, if there is one; else `find` does."""
+    with contextlib.suppress(Exception):  # Then `find` tells what is wrong.
+        if importlib.util.find_spec("uvicorn") is not None:
+            _import_all()
+
+
+def _import_all() -> None:
     for name in ("uvicorn.config", "uvicorn.server", "uvicorn.lifespan.on"):
         importlib.import_module(name)
     for name in (

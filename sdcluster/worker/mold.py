@@ -25,14 +25,19 @@ from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember
 
 
-def main(channel_fd: int) -> NoReturn:
-    """Serve the master on the channel until it ends."""
+def main(channel_fd: int, *, is_early: bool = False) -> NoReturn:
+    """Serve the master on the channel until it ends.
+
+    `is_early` says that it may take a while until there is an order, to load an app.
+    """
     os.set_inheritable(channel_fd, False)
     os.setsid()  # What a terminal sends to its processes is for the master alone.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
+    if is_early:
+        engine.import_own()
     prepare = _receive_prepare(channel)
     Label(f"sdcluster: mold {prepare.name} gen {prepare.generation}", "sdcluster:mold").show()
     _Mold(channel, prepare).run()

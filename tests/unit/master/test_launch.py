@@ -12,9 +12,10 @@ from sdcluster.errors import EX_SOFTWARE, ConfigError
 from sdcluster.master import launch
 from sdcluster.master.chronicle import Chronicle
 from sdcluster.master.estate import Estate
+from sdcluster.master.instance import Instance
 from sdcluster.master.journal import Journal
 from sdcluster.master.last_failure import LastFailure
-from sdcluster.master.launch import Instance, Launch
+from sdcluster.master.launch import Launch
 from sdcluster.master.loop import Loop
 from sdcluster.master.systemd import ServiceManager
 

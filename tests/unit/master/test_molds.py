@@ -11,6 +11,7 @@ import pytest
 
 from sdcluster.config import from_options
 from sdcluster.errors import ProtocolError
+from sdcluster.master import interpreter
 from sdcluster.master.molds import MAX_UNANSWERED, Mold
 from sdcluster.wire import frames
 
@@ -63,11 +64,14 @@ def pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Mold
     """Return a mold that has taken its first order, and who plays it."""
     far: list[FakeMold] = []
 
-    def execute(_mold: Mold, channel_fd: int, _user: object) -> int:
-        far.append(FakeMold(channel_fd))
-        return 0
+    def execute(command: interpreter.Command) -> interpreter.Interpreter:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            far.append(FakeMold(theirs.fileno()))
+        return interpreter.Interpreter(command, 0, ours)
 
-    monkeypatch.setattr(Mold, "_exec", execute)
+    monkeypatch.setattr(interpreter, "_execute", execute)
     config = from_options({"app": "app:app"}, name="test", directory=tmp_path)
     mold = Mold(config, 1, listener_names=())
     assert far[0].orders() == []
