@@ -1,7 +1,8 @@
 """The ledger: what a worker knows of each of its connections, for when it dies.
 
-Shared memory (a memfd) of the worker and its keeper; the keeper gives it to the master. Both only
-read it. A connection's number is that of its descriptor in the worker.
+Shared memory (a memfd) of the worker and its keeper, which gives it to the master. The master only
+reads it, and the keeper writes down what a dead worker was about to: see `worker.uncounted`. A
+connection's number is that of its descriptor in the worker.
 
     bytes               what
     0-4095              the head: `Head`, a 64-bit word each
@@ -10,9 +11,8 @@ read it. A connection's number is that of its descriptor in the worker.
     ENTRY_BYTES each    for each number: `Word`, a 64-bit word each, and who a proxy says it is
     `limit` each        for each number: what was read from it since its request began
 
-Only the worker writes, but for the first words of the head. Each change is one word, and however
-many of them it gets through before it dies, what is there can be told from what the kernel has
-counted: see `core.recovery`.
+Each change is one word, and however many of them the worker gets through before it dies, what is
+there can be told from what the kernel has counted: see `core.recovery`.
 """
 
 import struct
@@ -26,7 +26,7 @@ MAGIC = 0x5D_C1_05_7E_2D_6E_72_01
 PAGE_BYTES = 4096
 ENTRY_BYTES = 256
 NOT_KNOWN = 2**64 - 1
-"""As `LENGTH` or `OUT_DONE`: it is being read, or written, at the moment."""
+"""As `LENGTH` or `OUT_DONE`: more is being read, or written, and it cannot be told how much."""
 MAX_CAPACITY = 16384
 """Connections that a ledger has room for; those with a higher number end with their worker."""
 
@@ -45,6 +45,8 @@ class Head(IntEnum):
     """Bytes that are kept of a request."""
     TAKING = 3
     """1 while connections are taken that are not entered yet."""
+    PIPE = 4
+    """The descriptor, and 1, of the pipe through which is written to Unix sockets; 0 without."""
 
 
 class State(IntEnum):
@@ -92,6 +94,10 @@ class Word(IntEnum):
     known to come behind the request."""
     OUT_INTERIM = 13
     """Bytes written with an interim response, as 100 Continue: the response is not begun by it."""
+    READING = 14
+    """What `LENGTH` is to be when what is being read is read, and SO_PEEK_OFF is 0; else 0."""
+    WRITING = 15
+    """What `OUT_DONE` is to be when what is being written is, and the pipe is empty; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ which lose connections. Where connections come from, and when no more will, othe
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from sdcluster.worker import handoff, uvprotocols
 from sdcluster.worker.exit import Sent
 from sdcluster.worker.gate import CLOSE, Gate
 from sdcluster.worker.movable import MovableConnection, Moves
+from sdcluster.worker.movableunix import MovableUnixConnection
 from sdcluster.worker.refusals import Refusal
 from sdcluster.worker.silence import STALL_S, Silence
 
@@ -97,10 +99,10 @@ class Application:
 
     def connection_factory(
         self, moves: Moves
-    ) -> Callable[[int, Handoff, bool], asyncio.BaseProtocol]:
+    ) -> Callable[[int, Handoff, socket.socket | None], asyncio.BaseProtocol]:
         """Return what makes a protocol for a connection that can go to another worker.
 
-        It takes the number of the descriptor, what came with it, and whether its socket is a Unix
+        It takes the number of the descriptor, what came with it, and its socket if that is a Unix
         one. Those of an engine whose protocols are not known stay all the same.
         """
         cls = uvprotocols.movable(self._config.http_protocol_class)
@@ -108,11 +110,17 @@ class Application:
         if cls is None:
             logger.warning("this version of uvicorn is not known: connections stay in their worker")
             plain = _telling(self._config.http_protocol_class, moves.on_closed)
-            return lambda _number, _handoff, _is_unix: plain(**arguments)
+            return lambda _number, _handoff, _unix: plain(**arguments)
 
-        def make(number: int, came_with: Handoff, is_unix: bool) -> asyncio.BaseProtocol:
+        def make(
+            number: int, came_with: Handoff, unix: socket.socket | None
+        ) -> asyncio.BaseProtocol:
             engine = cls(**arguments)
-            connection = MovableConnection(engine, number, came_with, moves, is_unix=is_unix)
+            connection = (
+                MovableConnection(engine, number, came_with, moves)
+                if unix is None
+                else MovableUnixConnection(engine, number, came_with, moves, unix)
+            )
             handoff.enter(connection)
             return connection
 

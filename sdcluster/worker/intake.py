@@ -34,8 +34,8 @@ _WAITING, _MOVES = int(Field.WAITING), int(Field.MOVES)
 _STARVED_NS = int(Field.STARVED_NS)
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 
-ConnectionFactory = Callable[[int, Handoff, bool], asyncio.BaseProtocol]
-"""Takes the number of a descriptor, what came with it, and whether its socket is a Unix one."""
+ConnectionFactory = Callable[[int, Handoff, socket.socket | None], asyncio.BaseProtocol]
+"""Takes the number of a descriptor, what came with it, and its socket if that is a Unix one."""
 
 logger = logging.getLogger("sdcluster")
 
@@ -334,7 +334,7 @@ class Intake:
         connection.setblocking(False)
 
         def make() -> asyncio.BaseProtocol:
-            return self._connection_factory(number, came_with, is_unix)
+            return self._connection_factory(number, came_with, connection if is_unix else None)
 
         task = self._loop.create_task(self._connect(connection, make))
         self._opening.add(task)

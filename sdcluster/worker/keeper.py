@@ -24,6 +24,7 @@ from sdcluster.process import Label
 from sdcluster.wire import channel
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 from sdcluster.wire.ledger import Head, Layout, State
+from sdcluster.worker import uncounted
 from sdcluster.worker.ledger import Ledger
 
 LEAVE_GRACE_S = 5.0
@@ -103,7 +104,10 @@ class Keeping:
                 os.close(self._watch[0].fd)
             numbers = sorted(map(int, os.listdir("/proc/self/fd")))
             ledger = Ledger(self._layout, ledger_fd)
-            _pass_on(socket.socket(fileno=control_fd), ledger, _connections(ledger, numbers))
+            connections = _connections(ledger, numbers)
+            for number in connections:
+                uncounted.settle(ledger, number)
+            _pass_on(socket.socket(fileno=control_fd), ledger, connections)
         except ConnectionError:
             pass  # The master is dead: there is nobody to give them to.
         except Exception as error:

@@ -128,6 +128,7 @@ class Ledger:
         words[at + Word.OUT_END] = words[at + Word.HANDING] = words[at + Word.BEGUN] = 0
         words[at + Word.SIGNATURE] = 0
         words[at + Word.IN_DONE] = words[at + Word.IN_END] = words[at + Word.OUT_INTERIM] = 0
+        words[at + Word.READING] = words[at + Word.WRITING] = 0
         words[at + Word.CRASHES], words[at + Word.DEATHS] = handoff.crashes, handoff.deaths
         self.set_proxied(number, handoff.proxied)
         kept = len(unanswered) <= self._limit and self.use(number, len(unanswered))

@@ -9,6 +9,7 @@ response is in the kernel whole or not at all.
 
 import array
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -24,20 +25,19 @@ from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
 from sdcluster.worker.quarantine import Signatures
 from sdcluster.worker.refusals import Refusal, beginning
 from sdcluster.worker.replay import Fate, Policy, fate, fitting, request_line
+from sdcluster.worker.uncounted import Pipe
 
 MAX_HELD_BYTES = 64 * 1024
 """What is held back of a response."""
 
 _STATE, _IN_BASE, _LENGTH = int(Word.STATE), int(Word.IN_BASE), int(Word.LENGTH)
-_OUT_BASE, _OUT_DONE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_DONE), int(Word.OUT_END)
+_OUT_BASE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_END)
 _BEGUN, _HANDING, _SIGNATURE = int(Word.BEGUN), int(Word.HANDING), int(Word.SIGNATURE)
 _IN_DONE, _IN_END, _OUT_INTERIM = int(Word.IN_DONE), int(Word.IN_END), int(Word.OUT_INTERIM)
 _HEADROOM_BYTES = 16
 """Of what can be handed over, for what is read although it is full: a byte a hand-over at most."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CONTINUE_BYTES = len(_CONTINUE)
-_SLOW_BYTES = 64 * 1024
-"""What may wait to be written before the engine is told that the client is slow."""
 _LONG_BYTES = 16 * 1024
 """A request that takes so much memory that it is given back when it is answered."""
 LEAVE_RETRY_S = 0.05
@@ -93,6 +93,15 @@ class Moves:
         self.serial = 0
         self.holding: list[MovableConnection] = []
         """Those with something held back, which is written when the turn is over."""
+        self._pipe: Pipe | None = None
+
+    @property
+    def pipe(self) -> Pipe | None:
+        """The way of what is written to Unix sockets; None while no descriptors are left for it."""
+        if self._pipe is None:
+            with contextlib.suppress(OSError):
+                self._pipe = Pipe(self.ledger)
+        return self._pipe
 
     @property
     def is_shut(self) -> bool:
@@ -193,8 +202,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_is_paused",
         "_is_pinned",
         "_is_served",
-        "_is_slow",
-        "_is_unix",
         "_is_upgraded",
         "_ledger",
         "_length",
@@ -225,16 +232,16 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "reading_at",
     )
 
-    def __init__(
-        self, engine: Any, number: int, handoff: Handoff, moves: Moves, *, is_unix: bool
-    ) -> None:
+    is_unix = False
+    """Whether its bytes are not counted by the kernel: see `movableunix`."""
+
+    def __init__(self, engine: Any, number: int, handoff: Handoff, moves: Moves) -> None:
         """`number` is the descriptor's; the ledger has it already."""
         self._engine = engine
         self._app, engine.app = engine.app, self.begin
         self._feed: Any = engine.data_received
         self._fd = number
         self._moves = moves
-        self._is_unix = is_unix
         self._loop = asyncio.get_running_loop()
         self._ledger = ledger = moves.ledger
         if ledger.has(number):
@@ -269,8 +276,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._is_pinned, self._limit = True, PAGE_BYTES
         self._is_behind = False
         """Whether the transport still had something to write when it was last looked at."""
-        self._is_slow = False
-        """Whether the engine was told so, where it is not the transport that tells it."""
         self._is_gone = False
         self._is_full = False
         """Whether no more is read, as the request could not be handed over then."""
@@ -318,8 +323,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self.abort()
 
     def _begin_with(self, transport: Any) -> None:
-        if self._is_unix:
-            transport.set_write_buffer_limits(0, 0)  # To be told when all is in the kernel.
         self._engine.connection_made(self)
         if self._terms is Terms.REFUSE:
             self._moves.on_refused(Refusal.BUSY)
@@ -330,7 +333,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             if self.proxied:
                 self._be_from(proxyprotocol.decode(self.proxied))
             elif not self._read and proxies.trusts(
-                transport.get_extra_info("peername"), is_unix=self._is_unix
+                transport.get_extra_info("peername"), is_unix=self.is_unix
             ):
                 self._feed = self._take_header
                 if unanswered := self._origin:  # A part of the header, or more; no app has seen it.
@@ -402,8 +405,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Return where to read to."""
         length = self._length
-        if self._is_unix:
-            self._words[self._at + _LENGTH] = NOT_KNOWN
         if not length and not self._is_pinned:
             return self._region
         if length >= self._limit:
@@ -411,8 +412,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 return self._ledger.scratch
             self._move_up()
             length = self._length
-            if self._is_unix:
-                self._words[self._at + _LENGTH] = NOT_KNOWN
         if length < self._full_at:
             return self._region[length:]
         end = length + 1 if self._is_full else self._limit
@@ -435,10 +434,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._length = begin + nbytes
         if begin + nbytes > self._used:
             self._use_more(begin)
-        if self._is_unix:
-            self._words[self._at + _LENGTH] = begin + nbytes
-            if self._is_behind:
-                self._caught_up()
         self._feed(data)
         self._scratched = 0
         if self._length >= self._full_at:
@@ -521,7 +516,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         except HeaderError as error:
             logger.warning(
                 "a connection of %s is closed, as it has no header of the PROXY protocol: %s",
-                "a Unix socket" if self._is_unix else self.get_extra_info("peername"),
+                "a Unix socket" if self.is_unix else self.get_extra_info("peername"),
                 error,
             )
             self.abort()
@@ -557,8 +552,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._map[self._data_at : self._data_at + len(rest)] = rest
         words[at + _IN_BASE] = self._read
         words[at + _IN_END] = 0
-        if self._is_unix:
-            words[at + _LENGTH] = self._length
 
     def _move_up(self) -> None:
         """Make room behind what is unanswered, for more of it."""
@@ -577,24 +570,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return result
 
     def pause_writing(self) -> None:
-        """Pass on that the client is slow to read; for Unix sockets, see `_send`."""
-        if not self._is_unix:
-            self._engine.pause_writing()
+        """Pass on that the client is slow to read."""
+        self._engine.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that it has caught up."""
-        if self._is_unix:
-            self._caught_up()
-            if not self._is_slow:
-                return
-            self._is_slow = False
         self._engine.resume_writing()
-
-    def _caught_up(self) -> None:
-        """Note that all is in the kernel, of whose sockets only that counts which are not Unix."""
-        if self._is_behind and not self._is_gone and not self._transport.get_write_buffer_size():
-            self._is_behind = False
-            self._words[self._at + _OUT_DONE] = self._written
 
     # What the engine calls, as of a transport.
 
@@ -645,19 +626,14 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._held:
             self._send()
 
-    def _send(self, meanwhile: int = NOT_KNOWN) -> None:
+    def _send(self, meanwhile: int = NOT_KNOWN) -> None:  # noqa: ARG002  # Where it is counted.
         """Write what is held back; `meanwhile` is what counts as written while that is done."""
-        held = self._held
-        data = held[0] if len(held) == 1 else b"".join(held)
-        held.clear()
-        self._held_bytes = 0
+        data = self._take_held()
         transport = self._transport
         if transport.is_closing():
             return  # Its descriptor may be another's by now.
         self._written += len(data)
         sent = 0
-        if self._is_unix:
-            self._words[self._at + _OUT_DONE] = meanwhile
         if not self._is_behind or not transport.get_write_buffer_size():
             self._is_behind = False
             try:  # On the hot path.
@@ -667,14 +643,13 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if sent < len(data):
             self._is_behind = True
             transport.write(data[sent:])
-            if self._is_unix:
-                self._words[self._at + _OUT_DONE] = NOT_KNOWN
-                self._caught_up()
-                if not self._is_slow and transport.get_write_buffer_size() > _SLOW_BYTES:
-                    self._is_slow = True
-                    self._engine.pause_writing()
-        elif self._is_unix:
-            self._words[self._at + _OUT_DONE] = self._written
+
+    def _take_held(self) -> bytes:
+        held = self._held
+        data = held[0] if len(held) == 1 else b"".join(held)
+        held.clear()
+        self._held_bytes = 0
+        return data
 
     def close(self) -> None:
         """Close it when all is written."""
@@ -753,9 +728,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         return self._transport.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the transport's; those for Unix sockets stay as they are."""
-        if not self._is_unix:
-            self._transport.set_write_buffer_limits(high, low)
+        """Set the transport's."""
+        self._transport.set_write_buffer_limits(high, low)
 
     # What the engine's protocol tells.
 
@@ -842,7 +816,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         written, length = self._written, self._length
         self._read += length
         words[at + _IN_BASE] = self._read
-        if self._is_unix:
+        if self.is_unix:
             words[at + _LENGTH] = 0
         words[at + _OUT_BASE] = self._out_base = written
         self._length = 0

@@ -68,7 +68,7 @@ class Crowd:
         together = f", one of {attempt.together}" if attempt.together > 1 else ""
         told = f"{began_s:.3f} to {ended_s:.3f} s: {verdict.outcome}: {request}{together}"
         talk.story.append(told)
-        if verdict.outcome in VIOLATIONS or verdict.outcome is Outcome.UNCOUNTED:
+        if verdict.outcome in VIOLATIONS:
             self._show(attempt, verdict, talk)
         elif answer is not None and request.user is not None:
             cookie = answer.headers.get("set-cookie", "").partition(";")[0].partition("=")[2]
@@ -91,13 +91,8 @@ class Crowd:
             self.history.feed(text.decode())
 
     def look_back(self) -> None:
-        """Find what was executed again after its client had gone, or lost too often."""
+        """Find what was executed again after its client had gone."""
         self.catch_up()
-        uncounted, kills = self.outcomes[Outcome.UNCOUNTED], len(self.history.kills)
-        if uncounted > kills:
-            self.outcomes[Outcome.LOST] += uncounted - kills
-            text = f"{Outcome.LOST}: {uncounted} times {Outcome.UNCOUNTED}, of {kills}"
-            self.shown.append((Outcome.LOST, text))
         for identity, may_be_repeated in self._seen.items():
             text = executed_again(identity, may_be_repeated, self.history)
             known = any(identity in shown for outcome, shown in self.shown)

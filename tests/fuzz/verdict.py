@@ -31,8 +31,6 @@ class Outcome(StrEnum):
     NOT_REPEATED = "not to be repeated, its worker was killed"
     NEVER_BEGUN = "not to be repeated, read by a worker that was killed"
     TOO_LONG = "longer than what is kept, its worker was killed"
-    UNCOUNTED = "on a Unix socket, read or written in the moment of a kill"
-    """Nobody counts its bytes. A worker does one thing at a time: so it is one request a kill."""
     BEHIND = "behind one that was lost so"
     REFUSED = "killed with two workers, answered 502"
     DEFERRED = "to come again, answered 503"
@@ -227,7 +225,7 @@ def _excuse(attempt: Attempt, config: Configuration, history: History) -> Outcom
         return Outcome.NOT_REPEATED if pids else Outcome.NEVER_BEGUN
     if attempt.sent > KEPT_BYTES or _is_behind_long(attempt, config):
         return Outcome.TOO_LONG
-    return Outcome.UNCOUNTED if config.family == "unix" else Outcome.LOST
+    return Outcome.LOST
 
 
 def _is_behind_long(attempt: Attempt, config: Configuration) -> bool:

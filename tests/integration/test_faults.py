@@ -154,6 +154,24 @@ def test_random_workers_are_killed(start: Start, scheduling: str, close: bool) -
         assert load.connections == CLIENTS
 
 
+@pytest.mark.parametrize("scheduling", ["round-robin", "shared"])
+def test_random_workers_behind_a_unix_socket_are_killed(
+    start: Start, tmp_path: Path, engine: str, scheduling: str
+) -> None:
+    """The kernel does not count what they have read and written; and no request fails."""
+    socket_path = str(tmp_path / "sock")
+    config = SCHEDULED.format(scheduling).replace("workers = 2", "workers = 4")
+    instance = start(HELLO, "--listen", socket_path, config=config)
+    with instance.under_load(close=False, clients=CLIENTS) as load:
+        for _ in range(2 * KILLS):
+            pid = random.choice([*workers(instance).values()])
+            kill(pid, signal.SIGKILL)
+            replaced(instance, pid, 4)
+            instance.wait_answered(50)
+    assert load.lost == 0, (load.errors, engine)
+    assert load.connections == CLIENTS
+
+
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_workers_exit_at_random(start: Start, scheduling: str, close: bool) -> None:

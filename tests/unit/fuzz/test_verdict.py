@@ -133,13 +133,6 @@ def test_request_behind_a_long_one_of_a_wsgi_app_may_be_lost_with_its_worker() -
     assert judge(replace(attempt, previous=short), wsgi, story).outcome is Outcome.LOST
 
 
-def test_kill_may_leave_it_open_what_a_unix_socket_has_given() -> None:
-    """The kernel counts elsewhere, and without a kill nothing is lost there either."""
-    unix = Configuration(family="unix")
-    assert judge(lost(GET), unix, history(7, killed=(7,))).outcome is Outcome.UNCOUNTED
-    assert judge(lost(GET), unix, history(7, killed=(8,))).outcome is Outcome.LOST
-
-
 def test_long_answer_may_be_cut_by_a_kill() -> None:
     """A short one may not, nor may a long one without."""
     story = history(7, killed=(7,))

@@ -17,7 +17,8 @@ from sdcluster.wire.channel import (
 )
 from sdcluster.wire.scoreboard import SIGNATURES_AT, SIZE_BYTES, Field, Scoreboard
 from sdcluster.worker.exit import Exit
-from sdcluster.worker.movable import MovableConnection, Moves
+from sdcluster.worker.movable import Moves
+from sdcluster.worker.movableunix import MovableUnixConnection
 from sdcluster.worker.quarantine import Signatures
 from unit.ledgers import new_ledger
 from unit.worker.test_movable import Engine, Transport
@@ -59,8 +60,8 @@ class Scene:
         self.served: list[Any] = []
         self._engine = Busy()
         self._engine.app = self._app
-        self.connection = MovableConnection(
-            self._engine, self.server.fileno(), NEW, self.moves, is_unix=True
+        self.connection = MovableUnixConnection(
+            self._engine, self.server.fileno(), NEW, self.moves, self.server
         )
         self.connection.connection_made(Transport())
         self.connection.get_buffer(-1)[: len(FIRST + SECOND)] = FIRST + SECOND

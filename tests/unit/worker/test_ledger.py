@@ -12,7 +12,7 @@ from sdcluster.wire.channel import NEW, Handoff
 from sdcluster.wire.ledger import NOT_KNOWN, PAGE_BYTES, State, Word
 from sdcluster.worker import ledger as ledger_module
 from sdcluster.worker.ledger import KEPT_NUMBERS, Ledger
-from sdcluster.worker.movable import MovableConnection
+from sdcluster.worker.movableunix import MovableUnixConnection
 from unit.ledgers import new_ledger
 from unit.worker.test_movable import Engine, Transport, in_loop, moves_of
 
@@ -30,16 +30,18 @@ class Connections:
 
     def __init__(self, stack: ExitStack) -> None:
         control, _ = (stack.enter_context(one) for one in socket.socketpair())
+        self._socket = socket.socket()
+        self._socket.close()  # What is read is not looked at first.
         self.ledger = new_ledger(LIMIT)
         self.empty = memory(self.ledger)
         self.moves = moves_of(self.ledger, control)
 
-    def make(self, number: int, came_with: Handoff = NEW) -> MovableConnection:
+    def make(self, number: int, came_with: Handoff = NEW) -> MovableUnixConnection:
         """Make the connection of a number."""
         self.ledger.begin_taking()
         self.ledger.enter(number, came_with)
         self.ledger.end_taking()
-        made = MovableConnection(Engine(), number, came_with, self.moves, is_unix=True)
+        made = MovableUnixConnection(Engine(), number, came_with, self.moves, self._socket)
         made.connection_made(Transport())
         return made
 
@@ -52,7 +54,7 @@ class Connections:
         return int(self.ledger.words[self.ledger.index(number) + Word.STATE])
 
 
-def read(connection: MovableConnection, length: int) -> None:
+def read(connection: MovableUnixConnection, length: int) -> None:
     """Have a connection read so much."""
     while length:
         buffer = connection.get_buffer(-1)
@@ -62,7 +64,7 @@ def read(connection: MovableConnection, length: int) -> None:
         length -= some
 
 
-def can_move(connection: MovableConnection) -> bool:
+def can_move(connection: MovableUnixConnection) -> bool:
     """Tell whether it can go elsewhere with what it has read."""
     return connection.is_movable
 

@@ -20,7 +20,8 @@ from sdcluster.worker.application import Application
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.gate import Gate
 from sdcluster.worker.ledger import Ledger
-from sdcluster.worker.movable import MovableConnection, Moves
+from sdcluster.worker.movable import Moves
+from sdcluster.worker.movableunix import MovableUnixConnection
 from unit.ledgers import new_ledger, none_listed
 
 
@@ -83,11 +84,11 @@ def test_all_of_a_connection_is_freed_when_it_ends(upgraded: bool) -> None:
         server, client = socket.socketpair()
         references: list[weakref.ref[Any]] = []
 
-        def make() -> MovableConnection:
+        def make() -> MovableUnixConnection:
             engine = Engine()
             references.append(weakref.ref(engine))
             number = server.fileno()
-            connection = MovableConnection(engine, number, NEW, moves, is_unix=True)
+            connection = MovableUnixConnection(engine, number, NEW, moves, server)
             handoff.enter(connection)
             if upgraded:
                 protocol = Engine()
@@ -123,8 +124,8 @@ def test_what_comes_late_is_not_noted_of_another_connection() -> None:
         server, client = socket.socketpair()
         engine = Engine()
         engine.app = lambda *arguments: begun.append(arguments)
-        connection = MovableConnection(
-            engine, server.fileno(), NEW, moves_of(ledger, client), is_unix=True
+        connection = MovableUnixConnection(
+            engine, server.fileno(), NEW, moves_of(ledger, client), server
         )
         begin = engine.app
         connection.connection_made(Transport())
@@ -142,7 +143,7 @@ def test_what_comes_late_is_not_noted_of_another_connection() -> None:
     assert begun == [(1, 2, 3)]
 
 
-class Broken(MovableConnection):
+class Broken(MovableUnixConnection):
     """A connection for which nothing works."""
 
     __slots__ = ()
@@ -182,8 +183,8 @@ class Transport(asyncio.Transport):
 
 @contextmanager
 def served(
-    *kinds: type[MovableConnection],
-) -> Iterator[tuple[Moves, list[tuple[MovableConnection, Transport, socket.socket]]]]:
+    *kinds: type[MovableUnixConnection],
+) -> Iterator[tuple[Moves, list[tuple[MovableUnixConnection, Transport, socket.socket]]]]:
     """Have a connection of each kind, with its transport and its client."""
     with ExitStack() as stack:
         control, _ = (stack.enter_context(one) for one in socket.socketpair())
@@ -192,7 +193,7 @@ def served(
         for kind in kinds:
             server, client = (stack.enter_context(one) for one in socket.socketpair())
             client.setblocking(False)
-            connection = kind(Engine(), server.fileno(), NEW, moves, is_unix=True)
+            connection = kind(Engine(), server.fileno(), NEW, moves, server)
             transport = Transport()
             connection.connection_made(transport)
             made.append((connection, transport, client))
@@ -215,7 +216,7 @@ def in_loop(test: Callable[[], None]) -> Callable[[], None]:
 @in_loop
 def test_connection_that_cannot_be_written_to_keeps_nothing_from_others() -> None:
     """It is closed; those after it get what was written in the same turn, and later ones too."""
-    with served(MovableConnection, Broken, MovableConnection) as (moves, made):
+    with served(MovableUnixConnection, Broken, MovableUnixConnection) as (moves, made):
         for turn in (b"first", b"second"):
             for connection, _, _ in made:
                 connection.write(turn)
@@ -234,7 +235,7 @@ def test_who_sends_no_bytes_is_told(data: Any) -> None:
 
     @in_loop
     def check() -> None:
-        with served(MovableConnection) as (moves, ((connection, transport, client),)):
+        with served(MovableUnixConnection) as (moves, ((connection, transport, client),)):
             connection.write(b"before")
             with pytest.raises(TypeError):
                 connection.write(data)
@@ -248,7 +249,7 @@ def test_who_sends_no_bytes_is_told(data: Any) -> None:
 @in_loop
 def test_bytes_that_are_changed_later_are_sent_as_they_were() -> None:
     """What is held back is a copy of what can change."""
-    with served(MovableConnection) as (moves, ((connection, _, client),)):
+    with served(MovableUnixConnection) as (moves, ((connection, _, client),)):
         data = bytearray(b"before")
         connection.write(memoryview(data))  # type: ignore[arg-type]
         connection.write(data)  # type: ignore[arg-type]
@@ -263,7 +264,7 @@ def test_connection_that_cannot_be_moved_keeps_no_other() -> None:
     application = Application(
         Gate(Engine.app), access_log=False, forwarded_allow_ips="", root_path=""
     )
-    with served(Broken, MovableConnection, Broken, MovableConnection) as (moves, made):
+    with served(Broken, MovableUnixConnection, Broken, MovableUnixConnection) as (moves, made):
         for connection, _, _ in made:
             connection.get_protocol().transport = connection
             connection.get_protocol().cycle = None

@@ -20,8 +20,10 @@ from sdcluster.core.recovery import Finding, Known, Verdict, judge
 from sdcluster.master.counts import counts
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.ledger import ENTRY_BYTES, State, decode_entry
+from sdcluster.worker import uncounted
 from sdcluster.worker.exit import Exit
 from sdcluster.worker.movable import MovableConnection, Moves
+from sdcluster.worker.movableunix import MovableUnixConnection
 from unit.ledgers import new_ledger, none_listed
 
 LIMIT = 8192
@@ -126,7 +128,7 @@ class Connection:
         self.client.setblocking(False)
         self.findings: list[Finding] = []
         self.has_ended = False
-        self._server = server.dup()
+        self._server, self._accepted = server.dup(), server
         self._is_unix = server.family == socket.AF_UNIX
         self._number = server.fileno()
         self._sent = self._received = 0
@@ -149,9 +151,10 @@ class Connection:
 
     def make(self) -> MovableConnection:
         """Make what is to be the loop's protocol."""
-        return MovableConnection(
-            self._engine, self._number, Handoff(), self._moves, is_unix=self._is_unix
-        )
+        common = self._engine, self._number, Handoff(), self._moves
+        if self._is_unix:
+            return MovableUnixConnection(*common, self._accepted)
+        return MovableConnection(*common)
 
     def _totals(self) -> tuple[int, int]:
         """Return what was read and written, in truth."""
@@ -164,11 +167,12 @@ class Connection:
         layout = self._ledger.layout
         at = layout.entry_at(self._number)
         entry = decode_entry(bytes(self._ledger.bytes[at : at + ENTRY_BYTES]))
+        length, out_done = uncounted.totals(self._ledger, self._number)
         known = Known(
             in_base=entry.in_base,
-            length=entry.length,
+            length=length,
             out_base=entry.out_base,
-            out_done=entry.out_done,
+            out_done=out_done,
             out_end=entry.out_end,
             is_pinned=entry.state is not State.OPEN,
         )
@@ -181,10 +185,9 @@ class Connection:
         answers, part = divmod(written, len(RESPONSE))
         unanswered = read - answers * len(REQUEST)
         if found.verdict is Verdict.CLOSED:
-            # Right when a response has begun, or all of it is written that is known of; and where
-            # there are no counts, when it may have begun.
+            # Right when a response has begun, or all of it is written that is known of.
             is_open = part or (not unanswered and not self._engine.has_ended)
-            assert is_open or self._is_unix, (known, read, written)
+            assert is_open, (known, read, written)
             return
         assert not part, (known, read, written)
         assert found.unanswered == unanswered
@@ -227,30 +230,36 @@ def pair(kind: str) -> tuple[socket.socket, socket.socket]:
     return server, client
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("answer", [at_once, in_pieces, in_turns, and_later])
 def test_worker_may_die_at_any_time(
-    kind: str, answer: Answer, monkeypatch: pytest.MonkeyPatch
+    kind: str, answer: Answer, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is unanswered is known whenever it can be, and nothing else is ever taken for it."""
-    write = os.write
-
     failures: list[object] = []
 
     async def live() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _loop, context: failures.append(context["exception"]))
+        running = asyncio.get_running_loop()
+        running.set_exception_handler(lambda _loop, context: failures.append(context["exception"]))
         server, client = pair(kind)
         connection = Connection(server, client, answer)
 
-        def watched_write(fd: int, data: bytes) -> int:
-            connection.look()
-            written = write(fd, data)
-            connection.look()
-            return written
+        def watch(name: str) -> None:
+            call = getattr(os, name)
 
-        monkeypatch.setattr(os, "write", watched_write)
-        transport, _ = await loop.connect_accepted_socket(connection.make, server)
+            def watched(*arguments: object) -> object:
+                connection.look()
+                try:
+                    return call(*arguments)
+                finally:
+                    connection.look()
+
+            monkeypatch.setattr(os, name, watched)
+
+        for name in ("write", "splice", "read"):
+            watch(name)
+        transport, _ = await running.connect_accepted_socket(connection.make, server)
         quiet = []
         for begin in (0, 100, 999):
             await connection.send(REQUEST[:begin])
@@ -276,4 +285,6 @@ def test_worker_may_die_at_any_time(
         finally:
             assert not failures  # Those in callbacks, which end nothing.
 
-    asyncio.run(live_for_a_while())
+    factory = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(live_for_a_while())

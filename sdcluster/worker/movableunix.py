@@ -1,0 +1,138 @@
+"""A connection over a Unix socket that can go to another worker."""
+
+import contextlib
+import os
+import socket
+from typing import Any
+
+from sdcluster.wire.channel import Handoff
+from sdcluster.wire.ledger import NOT_KNOWN, Word
+from sdcluster.worker.movable import MovableConnection, Moves
+from sdcluster.worker.uncounted import Peek
+
+_LENGTH, _OUT_DONE = int(Word.LENGTH), int(Word.OUT_DONE)
+_READING, _WRITING = int(Word.READING), int(Word.WRITING)
+_SLOW_BYTES = 64 * 1024
+"""What may wait to be written before the engine is told that the client is slow."""
+
+
+class MovableUnixConnection(MovableConnection):
+    """One whose bytes the kernel does not count: the ledger has how many were read and written."""
+
+    __slots__ = ("_is_slow", "_peek", "_socket")
+
+    is_unix = True
+
+    def __init__(
+        self, engine: Any, number: int, handoff: Handoff, moves: Moves, sock: socket.socket
+    ) -> None:
+        """`sock` is the transport's, and it is the transport that closes it."""
+        super().__init__(engine, number, handoff, moves)
+        self._socket = sock
+        self._is_slow = False
+        """Whether the engine was told so: here it is not the transport that tells it."""
+        self._peek: Peek | None = None
+        """None where what is read cannot be looked at first."""
+
+    def _begin_with(self, transport: Any) -> None:
+        transport.set_write_buffer_limits(0, 0)  # To be told when all is in the kernel.
+        if self._limit:
+            with contextlib.suppress(OSError):
+                self._peek = Peek(self._socket)
+        super()._begin_with(transport)
+
+    # What is read.
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to read to, and have it known how much that will be."""
+        room = super().get_buffer(sizehint)
+        words, at, peek = self._words, self._at, self._peek
+        if peek is None or self._length >= self._limit:
+            words[at + _LENGTH] = NOT_KNOWN
+            return room
+        if words[at + _READING]:  # It was not read.
+            peek.rewind()
+        count = peek.look(room)
+        if not count:
+            words[at + _READING] = 0
+            return room  # The end, or nothing.
+        words[at + _READING] = self._length + count
+        return room[:count]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        words, at = self._words, self._at
+        end = self._length + nbytes
+        words[at + _LENGTH] = end
+        reading = words[at + _READING]
+        if reading:
+            words[at + _READING] = 0
+            if reading != end and self._peek is not None:
+                self._peek.rewind()
+        if self._is_behind:
+            self._caught_up()
+        super().buffer_updated(nbytes)
+
+    def _keep_only(self, rest: bytes) -> None:
+        super()._keep_only(rest)
+        self._words[self._at + _LENGTH] = self._length
+
+    # What is written.
+
+    def _send(self, meanwhile: int = NOT_KNOWN) -> None:
+        data = self._take_held()
+        transport = self._transport
+        if transport.is_closing():
+            return  # Its descriptor may be another's by now.
+        self._written += len(data)
+        sent = 0
+        if not self._is_behind or not transport.get_write_buffer_size():
+            self._is_behind = False
+            sent = self._write_now(data, meanwhile)
+        if sent < len(data):
+            self._words[self._at + _OUT_DONE] = NOT_KNOWN
+            self._is_behind = True
+            transport.write(data[sent:])
+            self._caught_up()
+            if not self._is_slow and transport.get_write_buffer_size() > _SLOW_BYTES:
+                self._is_slow = True
+                self._engine.pause_writing()
+
+    def _write_now(self, data: bytes, meanwhile: int) -> int:
+        """Write as much as there is room for, and have it known how much that is; return that."""
+        words, at, size, pipe = self._words, self._at, len(data), self._moves.pipe
+        if pipe is None or not pipe.fill(data):
+            words[at + _OUT_DONE] = meanwhile
+            try:
+                sent = os.write(self._fd, data)
+            except OSError:
+                return 0  # Full; or broken, which the transport will find.
+            if sent == size:
+                words[at + _OUT_DONE] = self._written
+            return sent
+        words[at + _WRITING] = self._written
+        sent = pipe.pour(self._fd, size)
+        words[at + _OUT_DONE] = self._written - size + sent
+        words[at + _WRITING] = 0
+        if sent < size:
+            pipe.drain(size)
+        return sent
+
+    def pause_writing(self) -> None:
+        """Say nothing: see `_send`."""
+
+    def resume_writing(self) -> None:
+        """Pass on that the client has caught up."""
+        self._caught_up()
+        if self._is_slow:
+            self._is_slow = False
+            self._engine.resume_writing()
+
+    def _caught_up(self) -> None:
+        """Note that all is in the kernel, if it is."""
+        if self._is_behind and not self._is_gone and not self._transport.get_write_buffer_size():
+            self._is_behind = False
+            self._words[self._at + _OUT_DONE] = self._written
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Leave them as they are."""
