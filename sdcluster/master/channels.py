@@ -197,6 +197,8 @@ class WorkerChannel:
     def tell_signatures(self, signatures: Sequence[int]) -> None:
         """Have the worker know whose requests are served in the quarantine."""
         words, some = self.board.words, signatures[:MAX_SIGNATURES]
+        if not some and not words[Field.QUARANTINE]:
+            return  # Nothing was ever listed: a worker that sees so looks for no signature.
         words[SIGNATURES_AT : SIGNATURES_AT + len(some)] = memoryview(array.array("Q", some))
         words[Field.SIGNATURES] = len(some)
         words[Field.QUARANTINE] += 1  # Last: what the worker reads after that is all there.

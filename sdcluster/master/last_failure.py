@@ -53,7 +53,7 @@ class LastFailure:
         with contextlib.suppress(OSError):  # Then the next start does not know, and fails as well.
             fd = os.open(self._path, flags, 0o600)
             with open(fd, "w", encoding="ascii") as file:
-                file.write(f"{exit_status} {time.monotonic():.3f}")
+                file.write(f"{exit_status} {math.floor(time.monotonic() * 1000) / 1000}")
 
     def forget(self) -> None:
         """Note that the service has started, or was told to stop."""

@@ -274,7 +274,8 @@ class Recovery:
         if finding.verdict is Verdict.IDLE or is_next:
             was_at_work = False  # It was answered.
         is_tried = finding.verdict is Verdict.AGAIN and signature.is_repeatable(entry.signature)
-        if was_at_work and not self._is_quarantine and not is_tried:
+        is_known = entry.signature != signature.NONE
+        if was_at_work and is_known and not self._is_quarantine and not is_tried:
             self._on_blame(entry.signature)
         if finding.verdict not in (Verdict.IDLE, Verdict.AGAIN):
             return finding.verdict, Handoff()

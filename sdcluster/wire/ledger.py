@@ -85,7 +85,8 @@ class Word(IntEnum):
     HANDING = 9
     """The serial number with which it is being handed over; 0 when it is not."""
     SIGNATURE = 10
-    """What requests as the one that the app was given last have in common, see `wire.signature`."""
+    """What requests as the one that the app was given last have in common, see `wire.signature`.
+    Where its head is kept, the keeper finds it; 0 when nobody has."""
     IN_DONE = 11
     """Bytes read before the request that is unanswered, when that came behind others: else less
     than `IN_BASE`, where what is kept begins in any case."""

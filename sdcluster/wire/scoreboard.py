@@ -50,7 +50,8 @@ class Field(IntEnum):
     BEGUN = 13
     """1 once the app was given a request."""
     QUARANTINE = 14
-    """Written by the master: a number that changes whenever other signatures are listed."""
+    """Written by the master: a number that changes whenever other signatures are listed; 0 while
+    none ever was."""
     SIGNATURES = 15
     """Written by the master: how many are listed."""
     STARVED_NS = 16

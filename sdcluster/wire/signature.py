@@ -8,19 +8,13 @@ made again.
 
 NONE = 0
 """The signature of what no app was given."""
-HASH = (1 << 64) - 2
-"""The bits of the hash."""
+_HASH = (1 << 64) - 2
 _REPEATABLE = 1
 
 
-def seed(method: str, *, repeatable: bool) -> int:
-    """Return what the signatures of a method's requests are made of, beside the path."""
-    return hash(method) & HASH | repeatable
-
-
-def sign(seed: int, path: str) -> int:
+def sign(method: str, path: str, *, repeatable: bool) -> int:
     """Return the signature of a request, an unsigned number of 64 bits."""
-    return hash(path) & HASH ^ seed
+    return (hash((method, path)) & _HASH) | repeatable
 
 
 def is_repeatable(signature: int) -> bool:

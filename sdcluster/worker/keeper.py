@@ -24,8 +24,9 @@ from sdcluster.process import Label
 from sdcluster.wire import channel
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 from sdcluster.wire.ledger import Head, Layout, State
-from sdcluster.worker import uncounted
+from sdcluster.worker import quarantine, uncounted
 from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.replay import Policy
 
 LEAVE_GRACE_S = 5.0
 """How much longer than its drain a worker may take to end when the master is dead."""
@@ -63,8 +64,13 @@ class Keeping:
     more that it has to itself.
     """
 
-    def __init__(self, label: Label, layout: Layout, *, drain_timeout_s: float) -> None:
-        """Raises OSError where it is not known how to make a keeper."""
+    def __init__(
+        self, label: Label, layout: Layout, *, replay: Policy, drain_timeout_s: float
+    ) -> None:
+        """`replay` is which requests may be made again.
+
+        Raises OSError where it is not known how to make a keeper.
+        """
         number = _CLONE.get(platform.machine())
         if number is None:
             raise OSError(f"the number of clone(2) on {platform.machine()} is not known")
@@ -73,6 +79,7 @@ class Keeping:
         self._clone = [ctypes.c_long(number), *map(ctypes.c_ulong, flags), None, None, None]
         self._label = label
         self._layout = layout
+        self._replay: Policy = replay
         self._leave_ms = int((drain_timeout_s + LEAVE_GRACE_S) * 1000)
         self._watch = (_PollFd * 2)(_PollFd(0, select.POLLIN), _PollFd(0, 0))
         """The worker, and the channel to the master: of its end, POLLHUP, one is always told."""
@@ -107,6 +114,7 @@ class Keeping:
             connections = _connections(ledger, numbers)
             for number in connections:
                 uncounted.settle(ledger, number)
+                quarantine.note(ledger, number, replay=self._replay)
             _pass_on(socket.socket(fileno=control_fd), ledger, connections)
         except ConnectionError:
             pass  # The master is dead: there is nobody to give them to.

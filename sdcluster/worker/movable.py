@@ -18,6 +18,7 @@ from typing import Any
 
 from sdcluster.wire.channel import ANY, QUARANTINE, Handoff, Terms
 from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, PAGE_BYTES, State, Word
+from sdcluster.wire.scoreboard import Field
 from sdcluster.worker import framing, proxyprotocol
 from sdcluster.worker.exit import Exit, Sent
 from sdcluster.worker.ledger import Ledger
@@ -32,12 +33,12 @@ MAX_HELD_BYTES = 64 * 1024
 
 _STATE, _IN_BASE, _LENGTH = int(Word.STATE), int(Word.IN_BASE), int(Word.LENGTH)
 _OUT_BASE, _OUT_END = int(Word.OUT_BASE), int(Word.OUT_END)
-_BEGUN, _HANDING, _SIGNATURE = int(Word.BEGUN), int(Word.HANDING), int(Word.SIGNATURE)
+_BEGUN, _HANDING = int(Word.BEGUN), int(Word.HANDING)
 _IN_DONE, _IN_END, _OUT_INTERIM = int(Word.IN_DONE), int(Word.IN_END), int(Word.OUT_INTERIM)
+_HAS_BEGUN, _CHANGES = int(Field.BEGUN), int(Field.QUARANTINE)
 _HEADROOM_BYTES = 16
 """Of what can be handed over, for what is read although it is full: a byte a hand-over at most."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_CONTINUE_BYTES = len(_CONTINUE)
 _LONG_BYTES = 16 * 1024
 """A request that takes so much memory that it is given back when it is answered."""
 LEAVE_RETRY_S = 0.05
@@ -216,7 +217,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_refusal",
         "_region",
         "_scratched",
-        "_signature_at",
         "_signatures",
         "_staying_at",
         "_terms",
@@ -253,7 +253,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._limit, self._data_at = 0, 0
             self._used = 0
         self._long = _LONG_BYTES
-        self._begun_at, self._signature_at = self._at + _BEGUN, self._at + _SIGNATURE
+        self._begun_at = self._at + _BEGUN
         self._signatures = moves.signatures
         self._refusal = handoff.refusal
         self._map = ledger.map
@@ -584,14 +584,14 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
         Raises TypeError for what is no bytes, while it is known who has sent it.
         """
-        if type(data) is not bytes:
+        if data.__class__ is not bytes:
             data = _as_bytes(data)
-        size = len(data)
-        if size == _CONTINUE_BYTES and data == _CONTINUE and not self._is_answering():
+        held = self._held
+        if not held and data == _CONTINUE and not self._is_answering():
             self._write_interim(data)
             return
-        self._held.append(data)
-        self._held_bytes += size
+        held.append(data)
+        self._held_bytes += len(data)
         if self._held_bytes > MAX_HELD_BYTES:
             self.flush()
         elif not self._is_held:
@@ -628,8 +628,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _send(self, meanwhile: int = NOT_KNOWN) -> None:  # noqa: ARG002  # Where it is counted.
         """Write what is held back; `meanwhile` is what counts as written while that is done."""
-        data = self._take_held()
-        transport = self._transport
+        held, transport = self._held, self._transport
+        data = held[0] if len(held) == 1 else b"".join(held)
+        held.clear()
+        self._held_bytes = 0
         if transport.is_closing():
             return  # Its descriptor may be another's by now.
         self._written += len(data)
@@ -643,13 +645,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if sent < len(data):
             self._is_behind = True
             transport.write(data[sent:])
-
-    def _take_held(self) -> bytes:
-        held = self._held
-        data = held[0] if len(held) == 1 else b"".join(held)
-        held.clear()
-        self._held_bytes = 0
-        return data
 
     def close(self) -> None:
         """Close it when all is written."""
@@ -738,12 +733,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone:  # Else the entry may be another's.
             if self._is_served:
                 return self._go_back(scope, receive, send)
-            signatures = self._signatures
-            signature = signatures.sign(scope)
-            if signature in signatures.listed and not self._moves.is_quarantine:
-                return self._set_apart(signature, scope)
-            # In this order: the signature has to be that of the request that is begun.
-            self._words[self._signature_at] = signature
+            words = self._signatures.words
+            words[_HAS_BEGUN] = 1
+            if words[_CHANGES] and self._is_apart(scope):
+                return self._set_apart(scope)
+            if self._is_pinned:  # Else the keeper finds it. First, as it is of what begins.
+                self._words[self._at + Word.SIGNATURE] = self._signatures.of_scope(scope)
             if not self._moves.begins_late:
                 self._words[self._begun_at] = self._read + self._done + 1
         return self._app(scope, receive, send)
@@ -753,10 +748,20 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone:
             self._words[self._begun_at] = self.base + 1
 
-    async def _set_apart(self, signature: int, scope: Any) -> None:
+    def _is_apart(self, scope: Any) -> bool:
+        """Tell whether a request is to be served in the quarantine, which this worker is not."""
+        return not self._moves.is_quarantine and self._signatures.has(self._signature(scope))
+
+    def _signature(self, scope: Any) -> int:
+        head = self.unanswered()
+        return self._signatures.of_head(head) if head else self._signatures.of_scope(scope)
+
+    async def _set_apart(self, scope: Any) -> None:
         """Have a request served in the quarantine; one that cannot go there is refused."""
         sent = await self.hand_over_in_turn(
-            QUARANTINE, signature=signature, timeout_s=self._moves.handoff_timeout_s
+            QUARANTINE,
+            signature=self._signature(scope),
+            timeout_s=self._moves.handoff_timeout_s,
         )
         if sent is not Sent.YES:
             self.refuse(Refusal.BUSY, beginning(scope))
@@ -887,6 +892,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._behind = None
         if self._limit:
             self._is_pinned = False
+            self._words[self._at + Word.SIGNATURE] = 0
             self._words[self._at] = State.OPEN
             self._limit = self._ledger.layout.limit
             self._long = _LONG_BYTES

@@ -80,8 +80,10 @@ class MovableUnixConnection(MovableConnection):
     # What is written.
 
     def _send(self, meanwhile: int = NOT_KNOWN) -> None:
-        data = self._take_held()
-        transport = self._transport
+        held, transport = self._held, self._transport
+        data = held[0] if len(held) == 1 else b"".join(held)
+        held.clear()
+        self._held_bytes = 0
         if transport.is_closing():
             return  # Its descriptor may be another's by now.
         self._written += len(data)

@@ -2,7 +2,7 @@
 
 import re
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Policy = Literal["idempotent", "all", "never"]
 
@@ -32,6 +32,23 @@ class Fate(Enum):
     """Its connection is closed: it may have been carried out, and must not be twice."""
 
 
+class Asked(NamedTuple):
+    """What a request's head says."""
+
+    method: str
+    target: str
+    has_key: bool
+    """Whether there is a `KEY`."""
+
+
+def asked(unanswered: bytes) -> Asked:
+    """Return what a request asks for that begins so; its head is there, or most of it is empty."""
+    head = unanswered.partition(b"\r\n\r\n")[0]
+    line = head.lstrip(b"\r\n").partition(b"\r\n")[0].decode("latin-1")
+    method, _, rest = line.partition(" ")
+    return Asked(method, rest.partition(" ")[0], _HAS_KEY.search(head) is not None)
+
+
 def is_repeatable(method: str, *, has_key: bool, policy: Policy) -> bool:
     """Tell whether an app may be given a request a second time; `has_key` is about `KEY`."""
     if policy == "idempotent":
@@ -48,10 +65,8 @@ def fate(unanswered: bytes, *, crashes: int, deaths: int, policy: Policy) -> Fat
         return Fate.REFUSED
     if not crashes:
         return Fate.SERVED
-    head = unanswered.partition(b"\r\n\r\n")[0]
-    method = head.lstrip(b"\r\n").partition(b" ")[0].decode("latin-1")
-    has_key = _HAS_KEY.search(head) is not None
-    may = is_repeatable(method, has_key=has_key, policy=policy)
+    request = asked(unanswered)
+    may = is_repeatable(request.method, has_key=request.has_key, policy=policy)
     return Fate.SERVED if may else Fate.CLOSED
 
 

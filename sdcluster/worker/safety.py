@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from typing import cast
 
 from sdcluster.errors import reason_of
 from sdcluster.process import Label
@@ -11,6 +12,7 @@ from sdcluster.worker import ledger
 from sdcluster.worker.intake import tell
 from sdcluster.worker.keeper import Keeper, Keeping
 from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.replay import Policy
 
 
 class Safety:
@@ -32,6 +34,7 @@ class Safety:
                 self._keeping = Keeping(
                     Label(title, "sdcluster:keep"),
                     self._layout,
+                    replay=cast(Policy, prepare.replay),
                     drain_timeout_s=prepare.drain_timeout_s,
                 )
             except OSError as error:

@@ -118,7 +118,7 @@ def _with_httptools(cls: Any) -> Any:
                 self.transport.settled(0)
 
         def on_response_complete(self) -> None:
-            is_last = not self.cycle.more_body if self._begun == 1 else True
+            is_last = self._begun > 1 or not self.cycle.more_body
             start = self._behind.popleft()[1] if self._behind else -1
             complete(self)
             self._begun -= 1

@@ -23,7 +23,7 @@ from sdcluster.worker.quarantine import Signatures
 from unit.ledgers import new_ledger
 from unit.worker.test_movable import Engine, Transport
 
-SCOPE = {"type": "http", "method": "GET", "path": "/"}
+SCOPE = {"type": "http", "method": "GET", "path": "/", "headers": []}
 FIRST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 SECOND = b"GET /next HTTP/1.1\r\nHost: test\r\n\r\n"
 
@@ -78,7 +78,7 @@ class Scene:
     def list_all(self) -> None:
         """Have SCOPE, and each that looks like it, served in the quarantine."""
         words = self.board.words
-        sign = Signatures(self.board, replay="idempotent").sign
+        sign = Signatures(self.board, replay="idempotent").of_scope
         words[SIGNATURES_AT] = sign(SCOPE)
         words[SIGNATURES_AT + 1] = sign({**SCOPE, "method": "HEAD"})
         words[Field.SIGNATURES] = 2

@@ -47,4 +47,4 @@ def test_there_is_no_keeper_where_clone_is_not_known(monkeypatch: pytest.MonkeyP
     """And no process, and no descriptor more."""
     monkeypatch.setattr(platform, "machine", lambda: "abacus")
     with pytest.raises(OSError, match=r"clone\(2\) on abacus is not known"):
-        Keeping(Label(""), layout_for(4096), drain_timeout_s=1.0)
+        Keeping(Label(""), layout_for(4096), replay="never", drain_timeout_s=1.0)
