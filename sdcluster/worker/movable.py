@@ -750,7 +750,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _is_apart(self, scope: Any) -> bool:
         """Tell whether a request is to be served in the quarantine, which this worker is not."""
-        return not self._moves.is_quarantine and self._signatures.has(self._signature(scope))
+        listed = self._signatures.listed()
+        if not listed or self._moves.is_quarantine:
+            return False
+        return self._signature(scope) in listed
 
     def _signature(self, scope: Any) -> int:
         head = self.unanswered()

@@ -38,14 +38,14 @@ class Signatures:
         """Return the signature of a request that begins so."""
         return signature_of(head, replay=self._replay)
 
-    def has(self, signature: int) -> bool:
-        """Tell whether requests of a signature are to be served apart."""
+    def listed(self) -> frozenset[int]:
+        """Return the signatures whose requests are to be served apart."""
         words = self.words
         while self._changes != words[_CHANGES]:  # It may change while it is read.
             self._changes = words[_CHANGES]
             count = min(words[_COUNT], MAX_SIGNATURES)
             self._listed = frozenset(words[SIGNATURES_AT : SIGNATURES_AT + count])
-        return signature in self._listed
+        return self._listed
 
 
 def signature_of(head: bytes, *, replay: Policy) -> int:
