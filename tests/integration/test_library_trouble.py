@@ -165,10 +165,13 @@ def test_disconnects_in_cycles_with_several_servers_leave_nothing_behind(
         + """
     @cluster.once("listening")
     async def cycle(worker, address):
+        from sdcluster.master import closing
         for number in range(8):
             while sum(one.state == "listening" for one in cluster.workers.values()) < 2:
                 await asyncio.sleep(0.005)
             await cluster.disconnect()
+            while closing.unclosed():  # A thread closes what workers have had.
+                await asyncio.sleep(0.001)
             say("descriptors", len(os.listdir("/proc/self/fd")))
             cluster.fork()
             cluster.fork()
