@@ -1,8 +1,8 @@
 """The ledger: what a worker knows of each of its connections, for when it dies.
 
 Shared memory (a memfd) of the worker and its keeper, which gives it to the master. The master only
-reads it, and the keeper writes down what a dead worker was about to: see `worker.uncounted`. A
-connection's number is that of its descriptor in the worker.
+reads it. The keeper adds what a dead worker could not: see `worker.uncounted` and
+`worker.quarantine`. A connection's number is that of its descriptor in the worker.
 
     bytes               what
     0-4095              the head: `Head`, a 64-bit word each

@@ -19,6 +19,7 @@ from typing import Any
 from sdcluster.wire.channel import ANY, QUARANTINE, Handoff, Terms
 from sdcluster.wire.ledger import ENTRY_BYTES, NOT_KNOWN, PAGE_BYTES, State, Word
 from sdcluster.wire.scoreboard import Field
+from sdcluster.wire.signature import NONE
 from sdcluster.worker import framing, proxyprotocol
 from sdcluster.worker.exit import Exit, Sent
 from sdcluster.worker.ledger import Ledger
@@ -626,7 +627,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._held:
             self._send()
 
-    def _send(self, meanwhile: int = NOT_KNOWN) -> None:  # noqa: ARG002  # Where it is counted.
+    def _send(self, meanwhile: int = NOT_KNOWN) -> None:
         """Write what is held back; `meanwhile` is what counts as written while that is done."""
         held, transport = self._held, self._transport
         data = held[0] if len(held) == 1 else b"".join(held)
@@ -638,13 +639,21 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         sent = 0
         if not self._is_behind or not transport.get_write_buffer_size():
             self._is_behind = False
-            try:  # On the hot path.
-                sent = os.write(self._fd, data)
-            except OSError:
-                pass  # Full; or broken, which the transport will find.
+            sent = self._write_now(data, meanwhile)
         if sent < len(data):
-            self._is_behind = True
-            transport.write(data[sent:])
+            self._write_later(data[sent:])
+
+    def _write_now(self, data: bytes, _meanwhile: int) -> int:
+        """Write as much as there is room for; return how much that is."""
+        try:  # On the hot path.
+            return os.write(self._fd, data)
+        except OSError:
+            return 0  # Full; or broken, which the transport will find.
+
+    def _write_later(self, rest: bytes) -> None:
+        """Have the transport write as soon as there is room."""
+        self._is_behind = True
+        self._transport.write(rest)
 
     def close(self) -> None:
         """Close it when all is written."""
@@ -735,8 +744,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 return self._go_back(scope, receive, send)
             words = self._signatures.words
             words[_HAS_BEGUN] = 1
-            if words[_CHANGES] and self._is_apart(scope):
-                return self._set_apart(scope)
+            if words[_CHANGES] and (signature := self._listed_signature(scope)):
+                return self._set_apart(signature, scope)
             if self._is_pinned:  # Else the keeper finds it. First, as it is of what begins.
                 self._words[self._at + Word.SIGNATURE] = self._signatures.of_scope(scope)
             if not self._moves.begins_late:
@@ -748,23 +757,20 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone:
             self._words[self._begun_at] = self.base + 1
 
-    def _is_apart(self, scope: Any) -> bool:
-        """Tell whether a request is to be served in the quarantine, which this worker is not."""
-        listed = self._signatures.listed()
+    def _listed_signature(self, scope: Any) -> int:
+        """Return the signature of a request that is to be served in the quarantine; else `NONE`."""
+        signatures = self._signatures
+        listed = signatures.listed()
         if not listed or self._moves.is_quarantine:
-            return False
-        return self._signature(scope) in listed
-
-    def _signature(self, scope: Any) -> int:
+            return NONE
         head = self.unanswered()
-        return self._signatures.of_head(head) if head else self._signatures.of_scope(scope)
+        signature = signatures.of_head(head) if head else signatures.of_scope(scope)
+        return signature if signature in listed else NONE
 
-    async def _set_apart(self, scope: Any) -> None:
+    async def _set_apart(self, signature: int, scope: Any) -> None:
         """Have a request served in the quarantine; one that cannot go there is refused."""
         sent = await self.hand_over_in_turn(
-            QUARANTINE,
-            signature=self._signature(scope),
-            timeout_s=self._moves.handoff_timeout_s,
+            QUARANTINE, signature=signature, timeout_s=self._moves.handoff_timeout_s
         )
         if sent is not Sent.YES:
             self.refuse(Refusal.BUSY, beginning(scope))

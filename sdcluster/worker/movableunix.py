@@ -79,27 +79,6 @@ class MovableUnixConnection(MovableConnection):
 
     # What is written.
 
-    def _send(self, meanwhile: int = NOT_KNOWN) -> None:
-        held, transport = self._held, self._transport
-        data = held[0] if len(held) == 1 else b"".join(held)
-        held.clear()
-        self._held_bytes = 0
-        if transport.is_closing():
-            return  # Its descriptor may be another's by now.
-        self._written += len(data)
-        sent = 0
-        if not self._is_behind or not transport.get_write_buffer_size():
-            self._is_behind = False
-            sent = self._write_now(data, meanwhile)
-        if sent < len(data):
-            self._words[self._at + _OUT_DONE] = NOT_KNOWN
-            self._is_behind = True
-            transport.write(data[sent:])
-            self._caught_up()
-            if not self._is_slow and transport.get_write_buffer_size() > _SLOW_BYTES:
-                self._is_slow = True
-                self._engine.pause_writing()
-
     def _write_now(self, data: bytes, meanwhile: int) -> int:
         """Write as much as there is room for, and have it known how much that is; return that."""
         words, at, size, pipe = self._words, self._at, len(data), self._moves.pipe
@@ -120,8 +99,16 @@ class MovableUnixConnection(MovableConnection):
             pipe.drain(size)
         return sent
 
+    def _write_later(self, rest: bytes) -> None:
+        self._words[self._at + _OUT_DONE] = NOT_KNOWN
+        super()._write_later(rest)
+        self._caught_up()
+        if not self._is_slow and self._transport.get_write_buffer_size() > _SLOW_BYTES:
+            self._is_slow = True
+            self._engine.pause_writing()
+
     def pause_writing(self) -> None:
-        """Say nothing: see `_send`."""
+        """Say nothing: see `_write_later`."""
 
     def resume_writing(self) -> None:
         """Pass on that the client has caught up."""
