@@ -16,6 +16,8 @@ from instance import Instance, wait_until
 from processes import descriptors, end, is_running, is_stopped, stop
 from web import Connection, connection, dial, fetch
 
+from sdcluster.core.states import is_quarantine
+
 CLIENTS = 64
 KILLS = 5
 
@@ -61,9 +63,11 @@ resource.setrlimit(resource.RLIMIT_NOFILE, ({LIMIT}, hard))
 
 
 def workers(instance: Instance) -> dict[int, int]:
-    """Return the pids of the workers that serve, by slot."""
+    """Return the pids of the workers that serve, by slot; not those of the quarantine."""
     return {
-        one["slot"]: one["pid"] for one in instance.status()["workers"] if one["state"] == "serving"
+        one["slot"]: one["pid"]
+        for one in instance.status()["workers"]
+        if one["state"] == "serving" and not is_quarantine(one["slot"])
     }
 
 
