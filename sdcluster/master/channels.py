@@ -11,8 +11,9 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sdcluster import descriptors
 from sdcluster.core.handing import Given, Said, miscount, offence
@@ -22,6 +23,8 @@ from sdcluster.master.counts import counts
 from sdcluster.wire import channel, latency, notify
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, SIZE_BYTES, Field, Scoreboard
+
+T = TypeVar("T")
 
 _ANCILLARY_BYTES = descriptors.space(channel.MAX_CONNECTIONS_PER_FRAME)
 MAX_CONNECTIONS = 1 << 31
@@ -365,14 +368,13 @@ class Untaken:
 
     def peek(self) -> bytes:
         """Return how the next frame begins; nothing when there is none."""
-        while True:
-            try:
-                flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
-                return self._end.recv(channel.MAX_CONNECTIONS_PER_FRAME, flags)
-            except ConnectionResetError:
-                continue  # Told once, when the other end was closed with something unread in it.
-            except BlockingIOError:
-                return b""
+        flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        try:
+            return self._past_reset(
+                lambda: self._end.recv(channel.MAX_CONNECTIONS_PER_FRAME, flags)
+            )
+        except BlockingIOError:
+            return b""
 
     def next_count(self) -> int:
         """Return how many connections `take` would return; 0 when there are no more."""
@@ -407,12 +409,22 @@ class Untaken:
 
     def _receive(self) -> tuple[bytes, list[int]]:
         # Not socket.recv_fds, which ignores the flag.
-        data, ancillary, _, _ = self._end.recvmsg(
-            channel.MAX_HANDOFF_BYTES,
-            _ANCILLARY_BYTES,
-            socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT,
+        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        data, ancillary, _, _ = self._past_reset(
+            lambda: self._end.recvmsg(channel.MAX_HANDOFF_BYTES, _ANCILLARY_BYTES, flags)
         )
         return data, descriptors.attached(ancillary)
+
+    @staticmethod
+    def _past_reset(receive: Callable[[], T]) -> T:
+        """Receive, and again after the kernel has told that the other end is closed.
+
+        It tells that once, if something was unread there, at any time: a thread closes that end.
+        """
+        try:
+            return receive()
+        except ConnectionResetError:
+            return receive()
 
     def close(self) -> None:
         """Close it, and with it the connections that are still in there."""
