@@ -18,6 +18,8 @@ class Verdict(Enum):
     """Another worker gets it, as it is."""
     AGAIN = "again"
     """Another worker gets it, with what was read and not answered."""
+    REST = "rest"
+    """Another worker gets it, with what was read of a request that is answered: more is to come."""
     ELSEWHERE = "elsewhere"
     """It is another worker's already."""
     CLOSED = "closed"
@@ -37,6 +39,7 @@ class Known:
     in_end: int = 0
     out_interim: int = 0
     is_pinned: bool = False
+    is_owed: bool = False
     handing: int = 0
 
 
@@ -46,9 +49,9 @@ class Finding:
 
     verdict: Verdict
     base: int = 0
-    """Bytes read before what is not answered."""
+    """Bytes read before what is not answered, or not complete."""
     unanswered: int = 0
-    """Bytes that were read and not answered."""
+    """Bytes that were read since then."""
     consumed: int = 0
     """Bytes read, ever."""
     written: int = 0
@@ -75,18 +78,27 @@ def judge(
     if consumed > MAX_TOTAL_BYTES or written > MAX_TOTAL_BYTES:
         return _CLOSED  # The worker was reading or writing, or what it has noted makes no sense.
     base = max(known.in_base, known.in_done)
-    if known.out_base < written == known.out_end:
+    is_owed = False
+    if written == known.out_end and (known.is_owed or known.out_base < written):
         # The response is complete, and the worker died before it had noted that.
-        base = known.in_end or consumed
+        is_owed = known.is_owed and not known.in_end
+        if not is_owed:
+            base = known.in_end or consumed
     elif written != known.out_base and not known.out_base < written == known.out_interim:
         return _CLOSED
     unanswered = consumed - base
     if unanswered and not known.in_base <= base < consumed <= known.in_base + limit:
         return _CLOSED
     return Finding(
-        verdict=Verdict.AGAIN if unanswered else Verdict.IDLE,
+        verdict=_verdict(bool(unanswered), is_owed),
         base=base,
         unanswered=unanswered,
         consumed=consumed,
         written=written,
     )
+
+
+def _verdict(has_request: bool, is_owed: bool) -> Verdict:
+    if not has_request:
+        return Verdict.IDLE
+    return Verdict.REST if is_owed else Verdict.AGAIN

@@ -260,7 +260,8 @@ class Recovery:
             in_done=entry.in_done,
             in_end=entry.in_end,
             out_interim=entry.out_interim,
-            is_pinned=entry.state is not State.OPEN or not can_go_on,
+            is_pinned=entry.state not in (State.OPEN, State.OWED) or not can_go_on,
+            is_owed=entry.state is State.OWED,
             handing=entry.handing,
         )
         finding = judge(
@@ -270,14 +271,15 @@ class Recovery:
             limit=ledger.layout.limit if came_with is None else channel.MAX_UNANSWERED_BYTES,
         )
         was_at_work = entry.is_begun and finding.verdict is not Verdict.ELSEWHERE
-        is_next = finding.verdict is Verdict.AGAIN and finding.base != entry.base
-        if finding.verdict is Verdict.IDLE or is_next:
+        is_again, is_owed = finding.verdict is Verdict.AGAIN, finding.verdict is Verdict.REST
+        is_next = is_again and finding.base != entry.base
+        if finding.verdict is Verdict.IDLE or is_owed or is_next:
             was_at_work = False  # It was answered.
-        is_tried = finding.verdict is Verdict.AGAIN and signature.is_repeatable(entry.signature)
+        is_tried = is_again and signature.is_repeatable(entry.signature)
         is_known = entry.signature != signature.NONE
         if was_at_work and is_known and not self._is_quarantine and not is_tried:
             self._on_blame(entry.signature)
-        if finding.verdict not in (Verdict.IDLE, Verdict.AGAIN):
+        if not (finding.verdict is Verdict.IDLE or is_owed or is_again):
             return finding.verdict, Handoff()
         if came_with is not None:
             same = finding.unanswered == len(came_with.unanswered)
@@ -285,8 +287,9 @@ class Recovery:
         crashes, deaths = (0, 0) if is_next else (entry.crashes, entry.deaths)
         handoff = Handoff(
             unanswered=ledger.data(number, finding.base - entry.in_base, finding.unanswered),
-            crashes=min(crashes, 254) + was_at_work if finding.unanswered else 0,
-            deaths=min(deaths, 254) + 1 if finding.unanswered else 0,
+            terms=channel.Terms.ANSWERED if is_owed else channel.Terms.PASS_ON,
+            crashes=min(crashes, 254) + was_at_work if is_again else 0,
+            deaths=min(deaths, 254) + 1 if is_again else 0,
             consumed=finding.consumed,
             written=finding.written,
             proxied=entry.proxied,
@@ -305,13 +308,14 @@ def is_ours(passage: Passage, connection_is_ours: Callable[[socket.socket], bool
 
 def _entered(handoff: Handoff) -> Entry:
     """Return the entry of a connection as it is when it has just been taken."""
+    is_owed = handoff.terms is channel.Terms.ANSWERED
     return Entry(
-        state=State.OPEN,
+        state=State.OWED if is_owed else State.OPEN,
         in_base=handoff.consumed - len(handoff.unanswered),
         length=len(handoff.unanswered),
         out_base=handoff.written,
         out_done=handoff.written,
-        out_end=0,
+        out_end=handoff.written if is_owed else 0,
         crashes=handoff.crashes,
         deaths=handoff.deaths,
         begun=0,

@@ -68,7 +68,7 @@ MAX_HANDOFF_BYTES = _HEADER.size + MAX_PROXIED_BYTES + MAX_UNANSWERED_BYTES
 
 
 class Terms(IntEnum):
-    """What the worker that gets a request does when it is for another one."""
+    """What the worker that gets a request does with it when it is for another one, or answered."""
 
     PASS_ON = 0
     """It hands it over."""
@@ -76,6 +76,8 @@ class Terms(IntEnum):
     """It serves it: the slot that it is for has no worker."""
     REFUSE = 2
     """It answers that it cannot be served: the worker of that slot has no room for it."""
+    ANSWERED = 3
+    """It has no app see it: a worker that is dead has answered it, and not all of it has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class Handoff:
     slot: int = ANY
     """Whose it is to be."""
     terms: Terms = Terms.PASS_ON
-    """Set by the master when that slot did not get it."""
+    """Set by the master: when that slot did not get it, or when it comes from a dead worker."""
     hops: int = 0
     """How often it was handed over with what is unanswered, by workers that live."""
     crashes: int = 0
@@ -162,7 +164,7 @@ def decode_arrival(data: bytes) -> tuple[Handoff, int]:
         or unanswered > MAX_UNANSWERED_BYTES
         or end > len(data)
         or slot < QUARANTINE
-        or terms > Terms.REFUSE
+        or terms > max(Terms)
     ):
         raise ProtocolError("a hand-off that makes no sense")
     handoff = Handoff(

@@ -60,6 +60,8 @@ class State(IntEnum):
     """It cannot go elsewhere: a WebSocket, say, or requests one on another's heels."""
     LEFT = 3
     """It is being closed."""
+    OWED = 4
+    """As `OPEN`; and the response that ends at `OUT_END` is complete before its request is."""
 
 
 class Word(IntEnum):
@@ -75,7 +77,8 @@ class Word(IntEnum):
     OUT_DONE = 4
     """Bytes written, where the kernel does not count them."""
     OUT_END = 5
-    """Bytes written when the response is complete; `OUT_BASE` at most while that is not known."""
+    """Bytes written when the response is complete; `OUT_BASE` at most while that is not known, but
+    for what is `OWED`."""
     CRASHES = 6
     """Workers that have died when their app was at work on the request."""
     DEATHS = 7

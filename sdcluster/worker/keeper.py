@@ -33,6 +33,7 @@ LEAVE_GRACE_S = 5.0
 NO_ROOM_RETRY_MS = 5
 """How long to wait for the master when too many descriptors are on their way."""
 
+_CONNECTED = (State.OPEN, State.PINNED, State.OWED)
 _LIBC = ctypes.PyDLL(None, use_errno=True)
 _syscall = _LIBC.syscall  # Under the GIL, as fork(2) would be.
 _poll = _LIBC.poll
@@ -176,7 +177,7 @@ def _connections(ledger: Ledger, numbers: list[int]) -> list[int]:
         if not ledger.has(number):
             break
         state = words[ledger.index(number)]
-        if state in (State.OPEN, State.PINNED) or (is_taking and state == State.NONE):
+        if state in _CONNECTED or (is_taking and state == State.NONE):
             found.append(number)
     return [number for number in found if is_connection(number)]
 

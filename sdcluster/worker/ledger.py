@@ -5,7 +5,7 @@ import os
 import resource
 from array import array
 
-from sdcluster.wire.channel import MAX_PROXIED_BYTES, NEW, Handoff
+from sdcluster.wire.channel import MAX_PROXIED_BYTES, NEW, Handoff, Terms
 from sdcluster.wire.ledger import (
     ENTRY_BYTES,
     MAX_CAPACITY,
@@ -17,6 +17,7 @@ from sdcluster.wire.ledger import (
 )
 
 _NONE, _OPEN, _PINNED = int(State.NONE), int(State.OPEN), int(State.PINNED)
+_OWED = int(State.OWED)
 _TAKING = int(Head.TAKING)
 _ENTRY_WORDS = ENTRY_BYTES // 8
 _USED_WORDS = len(Word)
@@ -136,7 +137,13 @@ class Ledger:
             data_at = self.data_at(number)
             self.bytes[data_at : data_at + len(unanswered)] = unanswered
         words[at + Word.LENGTH] = len(unanswered)
-        words[at] = _OPEN if kept else _PINNED
+        if not kept:
+            words[at] = _PINNED
+        elif handoff.terms is Terms.ANSWERED:
+            words[at + Word.OUT_END] = handoff.written
+            words[at] = _OWED
+        else:
+            words[at] = _OPEN
 
     def set_proxied(self, number: int, proxied: bytes) -> None:
         """Enter who a proxy says that the client is."""

@@ -47,6 +47,7 @@ LEAVE_RETRY_S = 0.05
 SENDING_POLL_S = 0.01
 """How often to look whether the client has taken the response before."""
 _BUSY = 503
+_NO_BODY = [(b"content-length", b"0")]
 
 logger = logging.getLogger("sdcluster")
 
@@ -178,6 +179,13 @@ class _ClosedTransport(asyncio.Transport):
 _CLOSED = _ClosedTransport()
 
 
+class _Dropped(list[bytes]):
+    """What is held back of a response that is not to be written."""
+
+    def append(self, _data: bytes) -> None:
+        pass
+
+
 class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     """One connection. `engine` is the engine's protocol, told by it of requests: see `engine`."""
 
@@ -275,6 +283,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_pinned = not self._limit
         if self._words[self._at] == State.PINNED:  # It has come with more than is kept here.
             self._is_pinned, self._limit = True, PAGE_BYTES
+        if handoff.terms is Terms.ANSWERED:
+            self._is_pinned, engine.app = True, self._begin_answered
         self._is_behind = False
         """Whether the transport still had something to write when it was last looked at."""
         self._is_gone = False
@@ -345,7 +355,10 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._refusal:
             self._refuse(unanswered or b"")
         elif unanswered:
-            self._go_on(unanswered)
+            if self._terms is Terms.ANSWERED:
+                self._feed(unanswered)
+            else:
+                self._go_on(unanswered)
             self._limit_reading()
             if self._is_full or self._is_paused:
                 # Loops begin to read after this, whatever was said in it.
@@ -752,6 +765,27 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 self._words[self._begun_at] = self._read + self._done + 1
         return self._app(scope, receive, send)
 
+    def _begin_answered(self, scope: Any, receive: Any, send: Any) -> Any:
+        """Be the app, when the first request was answered by a worker that is dead."""
+        if self._terms is not Terms.ANSWERED:
+            return self.begin(scope, receive, send)
+        self._terms = Terms.PASS_ON
+        self._engine.app = self.begin
+        return self._answer_nothing(send)
+
+    async def _answer_nothing(self, send: Any) -> None:
+        """Have the engine go on as if it had answered the request, and write nothing."""
+        if self._is_gone:
+            return
+        self._engine.has_answered(send)
+        self._held = _Dropped()
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _NO_BODY})
+            self._held_bytes = 0
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._held, self._held_bytes = [], 0
+
     def work(self) -> None:
         """Note that the app is at work on the request, where that is later than `begin`."""
         if not self._is_gone:
@@ -862,11 +896,38 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._moves.is_draining:
             self._be_served()
 
+    def owe(self) -> None:
+        """A response is complete, and not all of its request has come: it stays until it has.
+
+        With what is kept of it another worker can wait for the rest, see `Terms.ANSWERED`.
+        """
+        words, at = self._words, self._at
+        if words[at] == State.OWED:
+            return  # It came so.
+        if self._is_pinned or self._length > self._limit:
+            self.pin()
+            return
+        self._is_pinned = True
+        words[at + _IN_END] = 0
+        end = self._written + self._held_bytes
+        # While nothing of the response is written, the request is to be made again; when all of it
+        # is, that must not be.
+        if self._written == self._out_base:
+            words[at + _OUT_END], words[at] = end, State.OWED
+        else:
+            words[at], words[at + _OUT_END] = State.OWED, end
+        self.flush()
+
     def settled(self, rest: int) -> None:
-        """All before the last `rest` bytes that were read is answered, of which not all is kept.
+        """All before the last `rest` bytes that were read is answered, which was not known before.
 
         These are in what is being read, or are kept; else it stays pinned.
         """
+        if self._words[self._at] == State.OWED and self._length <= self._limit:
+            self._is_pinned = False
+            self._answered_before(rest)
+            self._words[self._at] = State.OPEN
+            return
         self.pin()  # Until it is all true again.
         self.flush()
         self._has_next = False
@@ -914,7 +975,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def pin(self) -> None:
         """Stay here until a response is complete and nothing is begun: see `answered`."""
-        if not self._is_pinned and not self._is_gone:
+        if not self._is_gone and (not self._is_pinned or self._words[self._at] == State.OWED):
             self._is_pinned = True
             self._words[self._at] = State.PINNED
 

@@ -44,6 +44,10 @@ class _Waiting:
         """Tell whether the app has nothing to do: no request is begun, or not all of its head."""
         return self.cycle is None or bool(self.cycle.response_complete)
 
+    def has_answered(self, send: Any) -> None:
+        """Keep what `send` sends out of the access log, as another worker has sent it."""
+        send.__self__.access_log = False
+
     def wait_for_request(self) -> None:
         """Begin to wait for the next request of a connection that has had some elsewhere."""
         protocol: Any = self
@@ -139,7 +143,7 @@ def _with_httptools(cls: Any) -> Any:
                 self.transport.answered()
             else:
                 self._is_owed = True
-                self.transport.pin()
+                self.transport.owe()
 
         def _upgrade(self) -> None:
             if self._begun > 1:  # Or its answer would come before those of the others.
@@ -208,7 +212,7 @@ def _with_h11(cls: Any) -> Any:
             if self.transport.is_closing():
                 return
             if self._is_owed:
-                self.transport.pin()
+                self.transport.owe()
             else:
                 self.transport.answered(rest)
                 self._look_for_next()

@@ -122,12 +122,16 @@ class Instance:
         return [one["pid"] for one in workers if is_quarantine(one["slot"])]
 
     def mold_pids(self) -> list[int]:
-        """Return the pids of the molds: the master's children that have this title."""
+        """Return the pids of the molds: the master's children that have this title, and a session.
+
+        A worker has its mold's title until it shows its own, and its mold's session.
+        """
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         found = []
         for pid in map(int, path.read_text().split()):
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sdcluster: mold "):
+                title = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if title.startswith(b"sdcluster: mold ") and os.getsid(pid) == pid:
                     found.append(pid)
         return sorted(found)
 

@@ -118,6 +118,44 @@ def test_request_behind_one_that_was_answered_unread_is_replayed(
 
 
 @pytest.mark.parametrize("form", ["length", "chunks"])
+@pytest.mark.parametrize("deaths", [1, 2])
+@pytest.mark.parametrize("rest", [0, 1, 700], ids=["end", "part", "most"])
+def test_rest_of_a_body_that_nobody_reads_comes_to_another_worker(
+    instance: Instance, tmp_path: Path, form: str, deaths: int, rest: int
+) -> None:
+    """Its request was answered before, by a worker that is dead: the next one is not lost."""
+    body = b"GET / HTTP/1.1\r\n\r\n" * 50
+    is_chunked = form == "chunks"
+    whole = chunked("POST", "early", body) if is_chunked else asked("POST", "early", body=body)
+    cut = len(whole) - 1 - rest
+    with dial(instance.address) as client:
+        client.sendall(whole[:cut])
+        assert answers(client, 1) == ["early 0"]
+        for _ in range(deaths):
+            kill_all(instance)
+            wait_until(lambda: is_taken(instance), "another worker has it")
+        client.sendall(whole[cut:] + asked("GET", "fine") + asked("GET", "dies"))
+        assert answers(client, 2) == ["fine 0", "dies 0"]
+        client.sendall(asked("GET", "last"))
+        assert answers(client, 1) == ["last 0"]
+    assert [seen(tmp_path, path) for path in ("early", "fine", "dies", "last")] == [1, 1, 2, 1]
+
+
+def kill_all(instance: Instance) -> None:
+    """Kill all workers."""
+    old = instance.worker_pids()
+    for pid in old:
+        kill(pid, signal.SIGKILL)
+    wait_until(lambda: not {*old} & {*instance.processes()}, "they are dead")
+
+
+def is_taken(instance: Instance) -> bool:
+    """Tell whether a worker has the connection."""
+    workers = instance.status()["workers"]
+    return any(one["connections"] for one in workers if one["state"] == "serving")
+
+
+@pytest.mark.parametrize("form", ["length", "chunks"])
 def test_requests_that_came_together_are_all_answered(
     instance: Instance, tmp_path: Path, form: str
 ) -> None:
@@ -198,9 +236,6 @@ def test_idle_connection_outlives_its_worker_after_a_large_answer(
         client.sendall(asked("GET", "large"))
         wait_until((tmp_path / "large").exists, "it is answered")
         assert answers(client, 1) == ["x" * 250_000]
-        old = instance.worker_pids()
-        for pid in old:
-            kill(pid, signal.SIGKILL)
-        wait_until(lambda: not {*old} & {*instance.processes()}, "they are dead")
+        kill_all(instance)
         client.sendall(asked("GET", "fine"))
         assert answers(client, 1) == ["fine 0"]

@@ -113,6 +113,55 @@ def test_connection_is_elsewhere_even_when_it_is_pinned() -> None:
     assert judge(known, (IN, OUT), last_serial=1, limit=LIMIT).verdict is Verdict.ELSEWHERE
 
 
+OWED = replace(IDLE, is_owed=True, out_end=OUT + 40)
+"""A response of 40 bytes is complete, and its request is not there whole."""
+SETTLED = replace(OWED, in_end=IN + 20)
+"""It is now, and the next one may be as well."""
+
+
+def rest(unread: int, *, answered: int = 0, written: int = 0) -> Finding:
+    """Return the verdict on one of whose last request not all has come."""
+    found = again(unread, answered=answered, written=written)
+    return replace(found, verdict=Verdict.REST)
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+@pytest.mark.parametrize(
+    ("known", "read", "written", "expected"),
+    [
+        # As a worker writes it down, word by word, when nothing of the response is written yet...
+        (replace(IDLE, out_end=OUT + 40), 20, 0, again(20)),
+        (OWED, 20, 0, again(20)),
+        (OWED, 20, 39, CLOSED),
+        (OWED, 20, 40, rest(20, written=40)),
+        (OWED, LIMIT, 40, rest(LIMIT, written=40)),
+        (OWED, LIMIT + 1, 40, CLOSED),
+        # ... and when some is, or all.
+        (replace(OWED, out_end=OUT), 20, 1, CLOSED),
+        (replace(OWED, out_end=OUT), 20, 40, CLOSED),
+        # The rest has come, and more.
+        (SETTLED, 20, 40, idle(IN + 20, OUT + 40)),
+        (SETTLED, 25, 40, again(5, answered=20, written=40)),
+        (replace(SETTLED, in_done=IN + 20), 25, 40, again(5, answered=20, written=40)),
+        (
+            replace(SETTLED, in_done=IN + 20, out_base=OUT + 40, is_owed=False),
+            *(25, 40, again(5, answered=20, written=40)),
+        ),
+        # It has come from a worker that was dead, which had written the response.
+        (replace(OWED, out_end=OUT), 20, 0, rest(20)),
+        (replace(OWED, out_end=OUT, in_base=IN + 20), 20, 0, idle(IN + 20, OUT)),
+    ],
+)
+def test_answered_request_is_not_made_again_whose_rest_is_to_come(
+    known: Known, read: int, written: int, expected: Finding, is_counted: bool
+) -> None:
+    """Another worker reads that, and then the next one."""
+    counted = (IN + read, OUT + written)
+    length = IN + read - known.in_base
+    known = replace(known, length=length, out_done=OUT + written)
+    assert judge(known, counted if is_counted else None, last_serial=0, limit=LIMIT) == expected
+
+
 FIRST = replace(IDLE, length=50)
 """Two requests came at once, of 20 and 30 bytes; neither is answered."""
 WRITING_FIRST = replace(FIRST, in_end=IN + 20, out_end=OUT + 40)

@@ -85,6 +85,7 @@ HANDOFFS = [
         proxied=b"PROXY 192.0.2.1 443",
     ),
     Handoff(unanswered=b"x", consumed=1, proxied=b"PROXY UNKNOWN"),
+    Handoff(unanswered=b"x", consumed=1, terms=Terms.ANSWERED),
     Handoff(
         unanswered=b"x" * MAX_UNANSWERED_BYTES,
         consumed=MAX_UNANSWERED_BYTES,
