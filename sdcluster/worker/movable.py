@@ -42,6 +42,8 @@ _HEADROOM_BYTES = 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LONG_BYTES = 16 * 1024
 """A request that takes so much memory that it is given back when it is answered."""
+_EACH = -1
+"""As the length of a request that leaves something to be put right: each does."""
 LEAVE_RETRY_S = 0.05
 """How long to wait for a master that takes no connection at the moment."""
 SENDING_POLL_S = 0.01
@@ -194,6 +196,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_at",
         "_begun_at",
         "_behind",
+        "_board",
         "_client",
         "_data_at",
         "_done",
@@ -226,7 +229,6 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_refusal",
         "_region",
         "_scratched",
-        "_signatures",
         "_staying_at",
         "_terms",
         "_transport",
@@ -261,9 +263,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._words, self._at = memoryview(array.array("Q", bytes(ENTRY_BYTES))), 0
             self._limit, self._data_at = 0, 0
             self._used = 0
-        self._long = _LONG_BYTES
         self._begun_at = self._at + _BEGUN
-        self._signatures = moves.signatures
+        self._board = moves.signatures.words
         self._refusal = handoff.refusal
         self._map = ledger.map
         self._full_at = max(0, self._limit - (_HEADROOM_BYTES if moves.is_routed else 0))
@@ -285,6 +286,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._is_pinned, self._limit = True, PAGE_BYTES
         if handoff.terms is Terms.ANSWERED:
             self._is_pinned, engine.app = True, self._begin_answered
+        self._long = _EACH if self._is_pinned or handoff.hops or handoff.deaths else _LONG_BYTES
+        """How long a request is that leaves something to be put right when it is answered."""
         self._is_behind = False
         """Whether the transport still had something to write when it was last looked at."""
         self._is_gone = False
@@ -462,7 +465,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         elif ledger.use(self._fd, length):
             self._used = ledger.used(self._fd)
             if ledger.is_half_full:
-                self._long = PAGE_BYTES
+                self._long = min(self._long, PAGE_BYTES)
         else:
             self.pin()
             self._free(length, PAGE_BYTES)
@@ -487,7 +490,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._done:
             self._move_up()
         if self._length >= self._full_at:
-            self._is_full = True
+            self._is_full, self._long = True, _EACH
             self._transport.pause_reading()
 
     def _read_on(self) -> None:
@@ -600,13 +603,18 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """
         if data.__class__ is not bytes:
             data = _as_bytes(data)
-        held = self._held
-        if not held and data == _CONTINUE and not self._is_answering():
+        if held := self._held:
+            held.append(data)
+            self._held_bytes += len(data)
+            if self._held_bytes > MAX_HELD_BYTES:
+                self.flush()
+            return
+        if data == _CONTINUE and not self._is_answering():
             self._write_interim(data)
             return
         held.append(data)
-        self._held_bytes += len(data)
-        if self._held_bytes > MAX_HELD_BYTES:
+        self._held_bytes = size = len(data)
+        if size > MAX_HELD_BYTES:
             self.flush()
         elif not self._is_held:
             self._is_held = True
@@ -648,12 +656,15 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._held_bytes = 0
         if transport.is_closing():
             return  # Its descriptor may be another's by now.
-        self._written += len(data)
-        sent = 0
-        if not self._is_behind or not transport.get_write_buffer_size():
+        size = len(data)
+        self._written += size
+        if self._is_behind:
+            if transport.get_write_buffer_size():
+                self._write_later(data)
+                return
             self._is_behind = False
-            sent = self._write_now(data, meanwhile)
-        if sent < len(data):
+        sent = self._write_now(data, meanwhile)
+        if sent < size:
             self._write_later(data[sent:])
 
     def _write_now(self, data: bytes, _meanwhile: int) -> int:
@@ -755,14 +766,23 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone:  # Else the entry may be another's.
             if self._is_served:
                 return self._go_back(scope, receive, send)
-            words = self._signatures.words
-            words[_HAS_BEGUN] = 1
-            if words[_CHANGES] and (signature := self._listed_signature(scope)):
+            board, moves = self._board, self._moves
+            board[_HAS_BEGUN] = 1
+            if board[_CHANGES] and (signature := self._listed_signature(scope)):
                 return self._set_apart(signature, scope)
             if self._is_pinned:  # Else the keeper finds it. First, as it is of what begins.
-                self._words[self._at + Word.SIGNATURE] = self._signatures.of_scope(scope)
-            if not self._moves.begins_late:
+                self._words[self._at + Word.SIGNATURE] = moves.signatures.of_scope(scope)
+            if not moves.begins_late:
                 self._words[self._begun_at] = self._read + self._done + 1
+                if not moves.is_quarantine:
+                    self._engine.app = self._begin_another
+        return self._app(scope, receive, send)
+
+    def _begin_another(self, scope: Any, receive: Any, send: Any) -> Any:
+        """Do what `begin` does, with less to look at: on the hot path."""
+        if self._is_gone or self._is_pinned or self._board[_CHANGES]:
+            return self.begin(scope, receive, send)
+        self._words[self._begun_at] = self._read + self._done + 1
         return self._app(scope, receive, send)
 
     def _begin_answered(self, scope: Any, receive: Any, send: Any) -> Any:
@@ -793,7 +813,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _listed_signature(self, scope: Any) -> int:
         """Return the signature of a request that is to be served in the quarantine; else `NONE`."""
-        signatures = self._signatures
+        signatures = self._moves.signatures
         listed = signatures.listed()
         if not listed or self._moves.is_quarantine:
             return NONE
@@ -868,9 +888,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             words[at + _LENGTH] = 0
         words[at + _OUT_BASE] = self._out_base = written
         self._length = 0
-        if self._is_full:
-            self._read_on()
-        if self._is_pinned or length > self._long or self.hops or self.deaths:
+        if length > self._long:
             self._be_as_new(length)
         if self._moves.is_draining:
             self._be_served()
@@ -958,6 +976,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _be_as_new(self, length: int, rest: int = 0) -> None:
         """Forget a request that was out of the ordinary, but for the `rest` of what was read."""
+        self._read_on()
         self._forget_deaths()
         self._behind = None
         if self._limit:
@@ -976,7 +995,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def pin(self) -> None:
         """Stay here until a response is complete and nothing is begun: see `answered`."""
         if not self._is_gone and (not self._is_pinned or self._words[self._at] == State.OWED):
-            self._is_pinned = True
+            self._is_pinned, self._long = True, _EACH
             self._words[self._at] = State.PINNED
 
     # To another worker.

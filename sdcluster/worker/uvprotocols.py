@@ -122,28 +122,37 @@ def _with_httptools(cls: Any) -> Any:
                 self.transport.settled(0)
 
         def on_response_complete(self) -> None:
-            is_last = self._begun > 1 or not self.cycle.more_body
-            start = self._behind.popleft()[1] if self._behind else -1
+            if self._begun > 1:
+                self._complete_before_another()
+                return
+            is_whole = not self.cycle.more_body
+            complete(self)
+            self._begun = 0
+            transport = self.transport
+            if transport.is_closing():
+                return
+            if is_whole:
+                transport.answered()
+            else:
+                self._is_owed = True
+                transport.owe()
+
+        def _complete_before_another(self) -> None:
+            start = self._behind.popleft()[1]
             complete(self)
             self._begun -= 1
             if self.transport.is_closing():
                 return
-            if self._begun:
-                if start < 0:
-                    self.transport.pin()
-                else:
-                    self.transport.answered(self.transport.consumed - start)
-                if self._behind:
-                    self.transport.begin_next(self._behind[0][1])
-                elif self._has_upgrade:
-                    self._has_upgrade = False
-                    self._unset_keepalive_if_required()
-                    upgrade(self)
-            elif is_last:
-                self.transport.answered()
+            if start < 0:
+                self.transport.pin()
             else:
-                self._is_owed = True
-                self.transport.owe()
+                self.transport.answered(self.transport.consumed - start)
+            if self._behind:
+                self.transport.begin_next(self._behind[0][1])
+            elif self._has_upgrade:
+                self._has_upgrade = False
+                self._unset_keepalive_if_required()
+                upgrade(self)
 
         def _upgrade(self) -> None:
             if self._begun > 1:  # Or its answer would come before those of the others.
