@@ -1,5 +1,6 @@
 """The `sdcluster` command: options in, exit status out. What it does lives elsewhere."""
 
+import contextlib
 import json
 import os
 import sys
@@ -37,6 +38,14 @@ def _fail(error: SdclusterError) -> NoReturn:
         lines = f"sdcluster: {plain(problem)}".replace("\n", f"\n{prefix}")
         click.echo(f"{prefix}{lines}", err=True)
     sys.exit(error.exit_status)
+
+
+def _end(status: int) -> NoReturn:
+    """Exit at once: the next start waits for what the interpreter would tidy up."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # Nobody reads it; or it was closed.
+            stream.flush()
+    os._exit(status)
 
 
 def _checked_name(_ctx: click.Context, _parameter: click.Parameter, name: str) -> str:
@@ -102,7 +111,7 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
         on_listening=say_where,
         on_ready=lambda: _say("ready"),
     )
-    sys.exit(serve_cluster(instance))
+    _end(serve_cluster(instance))
 
 
 def _say(text: str) -> None:
@@ -127,7 +136,7 @@ def serve(name: str) -> None:
 
     path = config_path(name)
     instance = Instance(name=name, read=lambda: load(path, name=name), file=path)
-    sys.exit(serve_cluster(instance, may_wait=True))
+    _end(serve_cluster(instance, may_wait=True))
 
 
 @main.command()

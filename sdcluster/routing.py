@@ -9,7 +9,6 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from http import cookies
 from typing import Any, Literal, get_args
 
 StickyBy = Literal["cookie", "client-ip"]
@@ -46,6 +45,8 @@ class Sticky:
 
     def attributes(self) -> str:
         """Return the attributes of the cookie but `Secure`, as in a Set-Cookie header."""
+        from http import cookies  # Here, as each master and worker would wait for it.
+
         morsel: cookies.Morsel[str] = cookies.Morsel()
         morsel.set("name", "value", "value")
         morsel["path"] = self.path

@@ -20,7 +20,7 @@ from sdcluster.worker.gate import CLOSE, Gate
 from sdcluster.worker.movable import MovableConnection, Moves
 from sdcluster.worker.movableunix import MovableUnixConnection
 from sdcluster.worker.refusals import Refusal
-from sdcluster.worker.silence import STALL_S, Silence
+from sdcluster.worker.silence import Silence
 
 DRAIN_POLL_S = 0.02
 CLOSE_GRACE_S = 1.0
@@ -166,7 +166,7 @@ class Application:
             return not (state.connections or state.tasks or is_arriving())
 
         silence: Silence[Any] = Silence()
-        stalls: Silence[Any] = Silence(STALL_S)
+        stalls: Silence[Any] = Silence()
         deadline = time.monotonic() + timeout_s
         while not is_over() and time.monotonic() < deadline:
             if moves is not None:

@@ -61,13 +61,21 @@ def import_own() -> None:
 def _import_all() -> None:
     for name in ("uvicorn.config", "uvicorn.server", "uvicorn.lifespan.on"):
         importlib.import_module(name)
-    for name in (
-        *("uvloop", "httptools", "uvicorn.protocols.http.httptools_impl"),
-        *("h11", "uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.auto"),
-        *("websockets", "uvicorn.protocols.websockets.auto"),
-    ):
-        with contextlib.suppress(Exception):  # Who needs it says what is wrong with it.
+    has_httptools = _import_if_there("httptools", "uvicorn.protocols.http.httptools_impl")
+    if not has_httptools:
+        _import_if_there("h11", "uvicorn.protocols.http.h11_impl")
+    _import_if_there("uvloop", "uvicorn.protocols.http.auto")
+    _import_if_there("websockets", "uvicorn.protocols.websockets.auto")
+
+
+def _import_if_there(*names: str) -> bool:
+    """Import some modules; who needs one that is not there says what is wrong with it."""
+    try:
+        for name in names:
             importlib.import_module(name)
+    except Exception:
+        return False
+    return True
 
 
 def require() -> None:
@@ -79,16 +87,8 @@ def require() -> None:
 def wsgi_middleware() -> type:
     """Return a2wsgi's middleware, or that of an uvicorn old enough. Raises `AppError`."""
     for name in ("a2wsgi", "uvicorn.middleware.wsgi"):
-        if _try_import(name):
+        if _import_if_there(name):
             found = getattr(sys.modules[name], "WSGIMiddleware", None)
             if isinstance(found, type):
                 return found
     raise AppError(f"WSGI needs a2wsgi: {sys.prefix}/bin/pip install a2wsgi")
-
-
-def _try_import(name: str) -> bool:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True

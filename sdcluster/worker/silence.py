@@ -11,11 +11,9 @@ from typing import Generic, TypeVar
 SILENCE_S = 0.25
 """How long a connection may ask nothing before it is closed: a request may be on its way.
 
-Longer than a segment that was lost takes to come again: 0.2 s, TCP_RTO_MIN of Linux.
+And how long nothing may come of a request's body when new clients wait for the worker's end. Longer
+than a segment that was lost takes to come again: 0.2 s, TCP_RTO_MIN of Linux.
 """
-
-STALL_S = 0.3
-"""How long nothing may come of a request's body then."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -23,9 +21,7 @@ T = TypeVar("T", bound=Hashable)
 class Silence(Generic[T]):
     """Since when each of some connections has asked nothing."""
 
-    def __init__(self, limit_s: float = SILENCE_S) -> None:
-        """`limit_s` is how long each may do so."""
-        self._limit_s = limit_s
+    def __init__(self) -> None:
         self._since: dict[T, tuple[int, float]] = {}
 
     def look(self, silent: Iterable[tuple[T, int]], now: float) -> list[T]:
@@ -41,6 +37,6 @@ class Silence(Generic[T]):
             if was is None or was[0] != come:
                 was = come, now
             self._since[one] = was
-            if now - was[1] >= self._limit_s:
+            if now - was[1] >= SILENCE_S:
                 found.append(one)
         return found

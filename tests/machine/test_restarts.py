@@ -18,7 +18,8 @@ READS_BODIES = HELLO.replace(
 )
 """An app that reads the whole body of a request before it answers."""
 
-SECONDS = 6.0
+SECONDS = 4.0
+"""Less than an idle connection is kept for, which is 5 s."""
 SOON_S = 5.0
 """How long a stop may take on a busy machine, or a client to be answered; a drain takes 30 s."""
 

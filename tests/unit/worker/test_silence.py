@@ -1,6 +1,6 @@
 """How long connections have asked nothing."""
 
-from sdcluster.worker.silence import SILENCE_S, STALL_S, Silence
+from sdcluster.worker.silence import SILENCE_S, Silence
 
 
 def test_connection_is_silent_when_it_has_asked_nothing_for_a_while() -> None:
@@ -27,11 +27,3 @@ def test_connection_from_which_more_has_come_is_silent_anew() -> None:
     assert silence.look([("a", 1)], 10) == []
     assert silence.look([("a", 2)], 10 + SILENCE_S) == []
     assert silence.look([("a", 2)], 10 + SILENCE_S * 2) == ["a"]
-
-
-def test_the_time_may_be_another() -> None:
-    """As for the rest of a request."""
-    stalls: Silence[str] = Silence(STALL_S)
-    assert stalls.look([("a", 1)], 10) == []
-    assert stalls.look([("a", 1)], 10 + SILENCE_S) == []
-    assert stalls.look([("a", 1)], 10 + STALL_S) == ["a"]
