@@ -7,8 +7,9 @@ from typing import Any
 
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.ledger import NOT_KNOWN, Word
+from sdcluster.worker.backlog import Backlog
 from sdcluster.worker.movable import MovableConnection, Moves
-from sdcluster.worker.uncounted import Peek
+from sdcluster.worker.uncounted import PIECE_BYTES, Peek
 
 _LENGTH, _OUT_DONE = int(Word.LENGTH), int(Word.OUT_DONE)
 _READING, _WRITING = int(Word.READING), int(Word.WRITING)
@@ -19,7 +20,7 @@ _SLOW_BYTES = 64 * 1024
 class MovableUnixConnection(MovableConnection):
     """One whose bytes the kernel does not count: the ledger has how many were read and written."""
 
-    __slots__ = ("_is_slow", "_peek", "_socket")
+    __slots__ = ("_backlog", "_is_slow", "_peek", "_socket")
 
     is_unix = True
 
@@ -31,6 +32,7 @@ class MovableUnixConnection(MovableConnection):
         self._socket = sock
         self._is_slow = False
         """Whether the engine was told so: here it is not the transport that tells it."""
+        self._backlog: Backlog | None = None
         self._peek: Peek | None = None
         """None where what is read cannot be looked at first."""
 
@@ -39,7 +41,20 @@ class MovableUnixConnection(MovableConnection):
         if self._limit:
             with contextlib.suppress(OSError):
                 self._peek = Peek(self._socket)
+        self._transport = self._backlog = Backlog(
+            transport,
+            self._fd,
+            write=self._write_more,
+            on_written=self.resume_writing,
+            on_uncounted=self._count_no_more,
+        )
         super()._begin_with(transport)
+
+    def _end(self) -> None:
+        if self._backlog is not None:
+            self._backlog.stop()
+            self._backlog = None
+        super()._end()
 
     # What is read.
 
@@ -81,26 +96,44 @@ class MovableUnixConnection(MovableConnection):
 
     def _write_now(self, data: bytes, meanwhile: int) -> int:
         """Write as much as there is room for, and have it known how much that is; return that."""
-        words, at, size, pipe = self._words, self._at, len(data), self._moves.pipe
-        if pipe is None or not pipe.fill(data):
-            words[at + _OUT_DONE] = meanwhile
-            try:
-                sent = os.write(self._fd, data)
-            except OSError:
-                return 0  # Full; or broken, which the transport will find.
-            if sent == size:
-                words[at + _OUT_DONE] = self._written
-            return sent
-        words[at + _WRITING] = self._written
-        sent = pipe.pour(self._fd, size)
-        words[at + _OUT_DONE] = self._written - size + sent
-        words[at + _WRITING] = 0
-        if sent < size:
-            pipe.drain(size)
+        if len(data) <= PIECE_BYTES:
+            return self._write_piece(data, self._written, meanwhile)
+        size, sent, view = len(data), 0, memoryview(data)
+        while sent < size:
+            piece = view[sent : sent + PIECE_BYTES]
+            count = self._write_more(piece, size - sent - len(piece))
+            sent += count
+            if count < len(piece):
+                break
         return sent
 
-    def _write_later(self, rest: bytes) -> None:
+    def _write_more(self, data: bytes | memoryview, left: int) -> int:
+        """Write what is before the last `left` bytes that are to be written."""
+        return self._write_piece(data, self._written - left, NOT_KNOWN)
+
+    def _write_piece(self, data: bytes | memoryview, end: int, meanwhile: int) -> int:
+        """`end` is how much is written, ever, when all of it is."""
+        words, at, size, pipe = self._words, self._at, len(data), self._moves.pipe
+        if pipe is not None and pipe.fill(data):
+            words[at + _WRITING] = end
+            sent = pipe.pour(self._fd, size)
+            words[at + _OUT_DONE] = end - size + sent
+            words[at + _WRITING] = 0
+            if sent < size:
+                pipe.drain(size)
+            return sent
+        words[at + _OUT_DONE] = meanwhile
+        try:
+            sent = os.write(self._fd, data)
+        except OSError:
+            sent = 0  # Full; or broken, which the transport will find.
+        words[at + _OUT_DONE] = end - size + sent
+        return sent
+
+    def _count_no_more(self) -> None:
         self._words[self._at + _OUT_DONE] = NOT_KNOWN
+
+    def _write_later(self, rest: bytes) -> None:
         super()._write_later(rest)
         self._caught_up()
         if not self._is_slow and self._transport.get_write_buffer_size() > _SLOW_BYTES:

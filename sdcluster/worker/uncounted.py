@@ -22,6 +22,9 @@ from sdcluster.descriptors import Borrowed
 from sdcluster.wire.ledger import NOT_KNOWN, Head, Word
 from sdcluster.worker.ledger import Ledger
 
+PIECE_BYTES = 64 * 1024
+"""What is written at a time: what a pipe has room for, see pipe(7)."""
+
 _SO_PEEK_OFF = 42
 _PIPE = int(Head.PIPE)
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # As enums they are slow.
@@ -36,7 +39,7 @@ class Pipe:
         self._capacity = fcntl.fcntl(self._in, fcntl.F_GETPIPE_SZ)
         ledger.words[_PIPE] = self._out + 1
 
-    def fill(self, data: bytes) -> bool:
+    def fill(self, data: bytes | memoryview) -> bool:
         """Put all of it in; False when that cannot be, and nothing is in it."""
         size = len(data)
         if size > self._capacity:
