@@ -5,6 +5,7 @@ happens in it is gone with it. It has a loopback network only.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -25,6 +26,9 @@ ENVIRONMENT = {
     "COLUMNS": "120",
     "DEBIAN_FRONTEND": "noninteractive",
 }
+
+
+_numbers = itertools.count(1)
 
 
 class MachineError(Exception):
@@ -50,7 +54,7 @@ class Machine:
         """
         roots.prepare_host()
         lower = roots.root(release)
-        machine = cls(f"sdcluster-{release}-{os.getpid()}")
+        machine = cls(f"sdcluster-{release}-{os.getpid()}-{next(_numbers)}")
         machine.folder.mkdir(parents=True)
         try:
             roots.mount_overlay(machine.folder, [lower])

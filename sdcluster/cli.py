@@ -161,8 +161,8 @@ def status(name: str, as_json: bool) -> None:
     """Show the workers of NAME: where each is on its way, and what it has done."""
     from sdcluster.client import Master, understanding
 
-    with Master(name) as master:
-        reply = master.call("Status")
+    with Master(name) as master, understanding(name):
+        reply = {**master.call("Status"), "version": master.version()}
     if as_json:
         click.echo(json.dumps(reply, indent=2))
     else:

@@ -46,6 +46,11 @@ class Master:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    def version(self) -> str:
+        """Return the version of sdcluster that the master runs. Raises `ControlError`."""
+        *_, info = self._replies(f"{varlink.SERVICE_INTERFACE}.GetInfo", {}, more=False)
+        return str(info.get("version", "unknown"))
+
     def call(self, method: str, **parameters: Any) -> Mapping[str, Any]:
         """Call a method of `io.sdcluster.Control` and return its reply. Raises `ControlError`."""
         *_, last = self.call_more(method, more=False, **parameters)
@@ -58,16 +63,21 @@ class Master:
 
         There is nothing in them that a terminal would obey.
         """
-        call = varlink.Call(f"{varlink.INTERFACE}.{method}", parameters, more=more)
+        return self._replies(f"{varlink.INTERFACE}.{method}", parameters, more=more)
+
+    def _replies(
+        self, method: str, parameters: Mapping[str, Any], *, more: bool
+    ) -> Iterator[Mapping[str, Any]]:
+        call = varlink.Call(method, parameters, more=more)
         try:
             self._socket.sendall(varlink.encode(call))
             while True:
                 for message in self._receive():
                     reply = varlink.decode_reply(message)
-                    parameters = plain_values(reply.parameters)
+                    values = plain_values(reply.parameters)
                     if reply.error:
-                        raise ControlError(_text(plain(reply.error), parameters))
-                    yield parameters
+                        raise ControlError(_text(plain(reply.error), values))
+                    yield values
                     if not reply.continues:
                         return
         except TimeoutError as error:

@@ -8,9 +8,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from sdcluster import __version__
 from sdcluster.core.states import label
 
 WIDE = 200
+_TO_INSTALLED = "a restart brings it over, and loses no request where its sockets are systemd's"
 
 
 def show_reload(steps: Iterable[Mapping[str, Any]]) -> None:
@@ -37,6 +39,9 @@ def show_status(status: Mapping[str, Any]) -> None:
     if where:
         scheduling = f", {status['scheduling']}" if status["scheduling"] else ""
         console.print(Text(f"listening on {where}{scheduling}"))
+    if status["version"] != __version__:
+        text = f"runs version {status['version']}, and {__version__} is installed: {_TO_INSTALLED}"
+        console.print(Text(text))
     exits = {one["slot"]: one for one in status["last_exits"]}
     if not status["workers"] and not exits:
         return  # A start that waits: there is no worker, nor has there been one.

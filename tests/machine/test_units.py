@@ -264,3 +264,20 @@ def test_enabled_instances_start_at_boot(service: Service) -> None:
     wants = service.vm.run("systemctl", "show", "multi-user.target", "--property=Wants").stdout
     service.systemctl("disable")
     assert service.unit in wants
+
+
+def test_socket_comes_and_goes_with_its_service(service: Service) -> None:
+    """`systemctl enable --now` brings both, `disable --now` takes both down and leaves no link."""
+    service.configure()
+    service.vm.run("systemctl", "enable", "--now", service.unit)
+    units = (service.unit, service.socket)
+    for unit in units:
+        assert service.vm.run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
+        assert service.vm.run("systemctl", "is-active", unit).stdout.strip() == "active"
+    assert service.get().startswith("one")
+    service.vm.run("systemctl", "disable", "--now", service.unit)
+    for unit in units:
+        shown = service.show("UnitFileState", "ActiveState", unit=unit)
+        assert shown == {"UnitFileState": "disabled", "ActiveState": "inactive"}
+    links = service.vm.run("find", "/etc/systemd/system", "-name", f"*{service.name}*")
+    assert links.stdout == ""

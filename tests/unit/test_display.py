@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from sdcluster import __version__
 from sdcluster.display import show_reload, show_status
 
 WORKER = {
@@ -25,6 +26,7 @@ def status(**values: Any) -> dict[str, Any]:
         "name": "shop",
         "pid": 4242,
         "status": "1/1 workers ready, gen 2",
+        "version": __version__,
         "scheduling": "round-robin",
         "listen": ["127.0.0.1:80", "/run/shop.sock"],
         "workers": [WORKER],
@@ -41,6 +43,13 @@ def test_status_is_a_line_and_a_table(capsys: pytest.CaptureFixture[str]) -> Non
     assert second == "listening on 127.0.0.1:80, /run/shop.sock, round-robin"
     assert header.split()[:5] == ["slot", "worker", "pid", "gen", "state"]
     assert row.split() == ["0", "7", "4711", "2", "serving", "3", "1234", "2", "59s"]
+
+
+def test_master_of_another_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what brings the instance over."""
+    show_status(status(version="0.0.9"))
+    line = capsys.readouterr().out.splitlines()[2]
+    assert line.startswith(f"runs version 0.0.9, and {__version__} is installed: a restart")
 
 
 def test_start_that_waits_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
