@@ -76,7 +76,7 @@ def tour(machine: Machine, package: Path) -> None:
     heading("Install the package, write one file, start")
     print(f"# apt install ./{package.name}")
     machine.install([package])
-    write(machine, "/srv/hello/hello.py", (HERE / "hello" / "hello.py").read_text())
+    write(machine, "/srv/hello/hello.py", (HERE / "examples" / "hello.py").read_text())
     write(machine, "/etc/sdcluster/hello.toml", CONFIG)
     show(machine, "systemctl", "daemon-reload")
     show(machine, "systemctl", "start", UNIT)

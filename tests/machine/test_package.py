@@ -17,6 +17,10 @@ def test_package_installs_all_that_it_documents(vm: Machine) -> None:
         "/systemd/catalog/sdcluster.catalog",
         "/man/man1/sdcluster.1.gz",
         "/man/man5/sdcluster.toml.5.gz",
+        "/systemd/system/sdcluster@.target",
+        "/doc/sdcluster/README.md.gz",
+        "/doc/sdcluster/examples/example.toml",
+        "/doc/sdcluster/examples/hello.py",
     ):
         assert path in files
     assert vm.run("id", "-u", "sdcluster").returncode == 0

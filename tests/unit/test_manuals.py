@@ -1,6 +1,8 @@
 """The manual pages tell of everything there is, and of nothing else."""
 
+import dataclasses
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -8,11 +10,12 @@ import pytest
 
 from sdcluster import __version__, errors
 from sdcluster.cli import main
-from sdcluster.config import KEYS
+from sdcluster.config import KEYS, Config, load
 
 MANUALS = Path(__file__).resolve().parent.parent.parent / "packaging" / "man"
 COMMAND = (MANUALS / "sdcluster.1").read_text()
 CONFIG = (MANUALS / "sdcluster.toml.5").read_text()
+EXAMPLE = (MANUALS.parent / "examples" / "example.toml").read_text()
 
 
 def plain(text: str) -> str:
@@ -69,3 +72,25 @@ def test_command_manual_has_every_exit_status() -> None:
 def test_manuals_are_of_this_version(manual: str) -> None:
     """The title line names the version of the package."""
     assert f'"sdcluster {__version__}"' in manual.splitlines()[0]
+
+
+def test_example_of_a_configuration_has_every_key_with_its_default() -> None:
+    """A key that has one as it stands there; the others have something that may stand there."""
+    example = tomllib.loads(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", EXAMPLE))
+    assert example.keys() == KEYS.keys()
+    checked = {key: KEYS[key].check(value) for key, value in example.items()}
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    needs_another = {
+        *("exec", "weights", "sticky", "shard", "agent", "app", "venv"),
+        *("root_path", "forwarded_allow_ips"),
+    }
+    for key in checked.keys() - needs_another:
+        if key in defaults and defaults[key] is not dataclasses.MISSING:
+            assert checked[key] == defaults[key], key
+
+
+def test_example_of_a_configuration_is_one(tmp_path: Path) -> None:
+    """It serves the app beside it."""
+    (tmp_path / "hello.py").write_text((MANUALS.parent / "examples" / "hello.py").read_text())
+    (tmp_path / "hello.toml").write_text(EXAMPLE)
+    assert load(tmp_path / "hello.toml").app == "hello:app"
