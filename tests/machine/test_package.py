@@ -5,6 +5,8 @@ from pathlib import Path
 from machine import Machine
 from service import Service
 
+DEBIAN = Path(__file__).resolve().parents[2] / "packaging" / "debian"
+
 
 def test_package_installs_all_that_it_documents(vm: Machine) -> None:
     """Command, units, generator, catalog, manual pages and the user are there."""
@@ -17,7 +19,6 @@ def test_package_installs_all_that_it_documents(vm: Machine) -> None:
         "/systemd/catalog/sdcluster.catalog",
         "/man/man1/sdcluster.1.gz",
         "/man/man5/sdcluster.toml.5.gz",
-        "/systemd/system/sdcluster@.target",
         "/doc/sdcluster/README.md.gz",
         "/doc/sdcluster/examples/example.toml",
         "/doc/sdcluster/examples/hello.py",
@@ -40,3 +41,9 @@ def test_reinstalling_the_package_leaves_a_running_service_alone(
     assert service.pid == before
     service.systemctl("reload")
     assert service.get().startswith("one")
+
+
+def test_smoke_test_of_the_package_passes(vm: Machine) -> None:
+    """It is what autopkgtest(1) runs on an installed package."""
+    vm.write("/root/smoke", (DEBIAN / "tests" / "smoke").read_text())
+    vm.run("sh", "/root/smoke")
