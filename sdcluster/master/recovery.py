@@ -260,7 +260,7 @@ class Recovery:
             in_done=entry.in_done,
             in_end=entry.in_end,
             out_interim=entry.out_interim,
-            is_pinned=entry.state not in (State.OPEN, State.OWED) or not can_go_on,
+            is_pinned=entry.state not in (State.OPEN, State.OWED),
             is_owed=entry.state is State.OWED,
             handing=entry.handing,
         )
@@ -274,13 +274,15 @@ class Recovery:
         is_again, is_owed = finding.verdict is Verdict.AGAIN, finding.verdict is Verdict.REST
         is_next = is_again and finding.base != entry.base
         if finding.verdict is Verdict.IDLE or is_owed or is_next:
-            was_at_work = False  # It was answered.
-        is_tried = is_again and signature.is_repeatable(entry.signature)
+            was_at_work = False  # It was answered, even if its client has gone since.
+        is_tried = is_again and can_go_on and signature.is_repeatable(entry.signature)
         is_known = entry.signature != signature.NONE
         if was_at_work and is_known and not self._is_quarantine and not is_tried:
             self._on_blame(entry.signature)
-        if not (finding.verdict is Verdict.IDLE or is_owed or is_again):
+        if finding.verdict is Verdict.ELSEWHERE:
             return finding.verdict, Handoff()
+        if finding.verdict is Verdict.CLOSED or not can_go_on:
+            return Verdict.CLOSED, Handoff()
         if came_with is not None:
             same = finding.unanswered == len(came_with.unanswered)
             return finding.verdict if same else Verdict.CLOSED, replace(came_with, slot=channel.ANY)

@@ -21,6 +21,7 @@ from sdcluster.wire.channel import (
 )
 from sdcluster.wire.ledger import MAGIC, NOT_KNOWN, Head, State, Word
 from sdcluster.wire.scoreboard import Field
+from sdcluster.wire.signature import sign
 from unit.descriptors import none_leaked
 from unit.ledgers import new_ledger
 from unit.master.test_channels import room_for
@@ -28,6 +29,7 @@ from unit.master.test_counts import connected
 from unit.master.test_dispatch import FakeLoop
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+SIGNATURE = sign("GET", "/", repeatable=True)
 
 
 class DeadWorker:
@@ -145,6 +147,30 @@ def test_request_without_an_answer_goes_along(dead: DeadWorker, begun: int) -> N
             proxied=proxied,
         )
     assert dead.ends == [Summary(again=1)]
+
+
+@pytest.mark.parametrize("client", ["waits", "has its answer, and has gone", "has gone before"])
+@pytest.mark.parametrize("known", ["nothing", "where the answer ends"])
+def test_request_is_blamed_that_the_worker_was_at_work_on(
+    dead: DeadWorker, client: str, known: str
+) -> None:
+    """And which is not made again: one that is answered was not what it died of."""
+    with connected() as (server, peer):
+        dead.enter(server)
+        peer.sendall(REQUEST)
+        dead.read(server, len(REQUEST))
+        dead.write(server, Word.BEGUN, 1)
+        dead.write(server, Word.SIGNATURE, SIGNATURE)
+        if known == "where the answer ends":
+            dead.write(server, Word.OUT_END, len(b"answer"))
+        if client == "has its answer, and has gone":
+            server.sendall(b"answer")
+            assert peer.recv(100) == b"answer"
+        if client != "waits":
+            peer.close()
+        dead.give(server)
+    is_answered = client == "has its answer, and has gone" and known == "where the answer ends"
+    assert dead.blamed == ([] if is_answered or client == "waits" else [SIGNATURE])
 
 
 def test_connection_with_half_an_answer_ends_as_a_close_does(dead: DeadWorker) -> None:
