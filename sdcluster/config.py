@@ -105,10 +105,27 @@ class Config:
         return self.scheduling in DISPATCHED
 
 
+SYSTEM_FOLDER = Path("/etc/sdcluster")
+"""Where the system's configurations are."""
+
+
 def config_path(name: str) -> Path:
-    """Return where the configuration of an instance is. Raises `ConfigError` for a bad name."""
+    """Return where the configuration of an instance is. Raises `ConfigError` for a bad name.
+
+    Users who are not root have their own, and else those of the system.
+    """
     check_name(name)
-    return Path(os.environ.get("SDCLUSTER_CONFIG_DIR", "/etc/sdcluster")) / f"{name}.toml"
+    file = f"{name}.toml"
+    if given := os.environ.get("SDCLUSTER_CONFIG_DIR"):
+        return Path(given, file)
+    own = user_folder() / file
+    return own if os.geteuid() and own.exists() else SYSTEM_FOLDER / file
+
+
+def user_folder() -> Path:
+    """Return where a user's configurations are: below $XDG_CONFIG_HOME, or ~/.config."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/"), ".config")
+    return Path(home, "sdcluster")
 
 
 def python(config: Config) -> str:

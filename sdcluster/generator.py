@@ -1,10 +1,13 @@
 """Turns /etc/sdcluster/*.toml into drop-ins for the units, as a systemd.generator(7).
 
+In a user manager, ~/.config/sdcluster/*.toml into drop-ins for the user's units.
+
 One file an app, and the address still belongs to systemd: `listen` becomes ListenStream=. A file
 that is wrong yields nothing and harms no other; `sdcluster check` and the service say what is
 wrong.
 """
 
+import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,19 +15,23 @@ from pathlib import Path
 
 from sdcluster import textfile
 from sdcluster.address import Address, parse, to_listen_stream
-from sdcluster.config import KEYS, check_name
+from sdcluster.config import KEYS, SYSTEM_FOLDER, check_name, user_folder
 from sdcluster.errors import ConfigError, reason_of
 
-CONFIG_FOLDER = Path("/etc/sdcluster")
 KERNEL_LOG = Path("/dev/kmsg")
-"""A generator has no other log."""
+"""A generator of the system's has no other log."""
 
 
-def main(arguments: Sequence[str], folder: Path = CONFIG_FOLDER) -> int:
-    """Write the drop-ins to the first folder of the arguments. Return the exit status, 0."""
+def main(arguments: Sequence[str], folder: Path | None = None) -> int:
+    """Write the drop-ins to the first folder of the arguments. Return the exit status, 0.
+
+    `folder` is where the configurations are, if not where the manager that runs this has them.
+    """
     if not arguments:
         print("usage: sdcluster-generator FOLDER [FOLDER FOLDER]", file=sys.stderr)
         return 64
+    if folder is None:
+        folder = user_folder() if _is_users() else SYSTEM_FOLDER
     for file in sorted(folder.glob("*.toml")):
         try:
             check_name(file.stem)
@@ -79,7 +86,14 @@ def _write(destination: Path, name: str, drop_in: str) -> None:
     (service / "50-socket.conf").write_text(text)
 
 
+def _is_users() -> bool:
+    return os.environ.get("SYSTEMD_SCOPE") == "user"
+
+
 def _log(text: str) -> None:
+    if _is_users():  # Its manager passes it on to the journal.
+        print(f"sdcluster-generator: {text}", file=sys.stderr)
+        return
     try:
         with open(KERNEL_LOG, "w", encoding="utf-8") as kmsg:
             kmsg.write(f"<4>sdcluster-generator: {text}\n")

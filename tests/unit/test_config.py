@@ -593,11 +593,22 @@ def test_colon_in_a_name_is_refused_with_the_reason() -> None:
         check_name("shop:2")
 
 
-def test_configuration_of_an_instance_is_in_etc_or_where_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CONFIG_HOME"])
+def test_configuration_of_an_instance_is_the_users_or_the_systems_or_as_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
 ) -> None:
-    """SDCLUSTER_CONFIG_DIR is for tests and for users without root."""
-    monkeypatch.delenv("SDCLUSTER_CONFIG_DIR", raising=False)
-    assert config_path("shop") == Path("/etc/sdcluster/shop.toml")
+    """Root has those of the system."""
+    for one in ("SDCLUSTER_CONFIG_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    systems = Path("/etc/sdcluster/shop.toml")
+    assert config_path("shop") == systems
+    users = (tmp_path if variable == "XDG_CONFIG_HOME" else tmp_path / ".config") / "sdcluster"
+    users.mkdir(parents=True)
+    (users / "shop.toml").touch()
+    assert config_path("shop") == users / "shop.toml"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config_path("shop") == systems
     monkeypatch.setenv("SDCLUSTER_CONFIG_DIR", "/srv/etc")
     assert config_path("shop") == Path("/srv/etc/shop.toml")

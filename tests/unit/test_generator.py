@@ -189,3 +189,23 @@ def test_generator_without_arguments_tells_how_it_is_called(
     """Somebody has started it by hand."""
     assert main([]) == 64
     assert "usage" in capsys.readouterr().err
+
+
+def test_configurations_of_a_user_are_for_the_users_manager(
+    tmp_path: Path,
+    folder: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SYSTEMD_SCOPE tells whose generator it is; a user's has its log on the standard error."""
+    monkeypatch.setenv("SYSTEMD_SCOPE", "user")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    (folder / "sdcluster").mkdir()
+    (folder / "sdcluster" / "shop.toml").write_text('listen = "127.0.0.1:8000"\n')
+    (folder / "sdcluster" / "bad.toml").write_text("listen =\n")
+    assert main([str(tmp_path / "out")]) == 0
+    sockets = [path.parent.name for path in (tmp_path / "out").glob("*/50-listen.conf")]
+    assert sockets == ["sdcluster@shop.socket.d"]
+    assert "bad.toml: " in capsys.readouterr().err
+    assert not log.exists()
