@@ -61,18 +61,16 @@ def import_own() -> None:
 def _import_all() -> None:
     for name in ("uvicorn.config", "uvicorn.server", "uvicorn.lifespan.on"):
         importlib.import_module(name)
-    has_httptools = _import_if_there("httptools", "uvicorn.protocols.http.httptools_impl")
-    if not has_httptools:
-        _import_if_there("h11", "uvicorn.protocols.http.h11_impl")
-    _import_if_there("uvloop", "uvicorn.protocols.http.auto")
-    _import_if_there("websockets", "uvicorn.protocols.websockets.auto")
+    if not _import_if_there("uvicorn.protocols.http.httptools_impl"):
+        _import_if_there("uvicorn.protocols.http.h11_impl")
+    for name in ("uvloop", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"):
+        _import_if_there(name)
 
 
-def _import_if_there(*names: str) -> bool:
-    """Import some modules; who needs one that is not there says what is wrong with it."""
+def _import_if_there(name: str) -> bool:
+    """Import a module; who needs one that is not there says what is wrong with it."""
     try:
-        for name in names:
-            importlib.import_module(name)
+        importlib.import_module(name)
     except Exception:
         return False
     return True

@@ -138,7 +138,7 @@ def _with_httptools(cls: Any) -> Any:
                 transport.owe()
 
         def _complete_before_another(self) -> None:
-            start = self._behind.popleft()[1]
+            start = self._behind.popleft()[1] if self._behind else -1
             complete(self)
             self._begun -= 1
             if self.transport.is_closing():
