@@ -5,21 +5,28 @@ import shutil
 from pathlib import Path
 
 import roots
+import sources
+
+AT = "/build/deb"
 
 
-def build(checkout: Path, destination: Path) -> Path:
-    """Build the .deb of a checkout and return its path in `destination`. Raises `RootError`."""
+def build(checkout: Path, destination: Path, *, at: str = AT) -> Path:
+    """Build the .deb of a checkout and return its path in `destination`. Raises `RootError`.
+
+    `at` is where it is done in the clean root; nothing in the package depends on it.
+    """
     roots.prepare_host()
     lower, layer = roots.build_layer()
     destination.mkdir(parents=True, exist_ok=True)
     with roots.overlay([layer, lower]) as merged:
-        source = merged / "build" / "sdcluster"
-        ignore = shutil.ignore_patterns(".git", "__pycache__", "*.egg-info", ".venv", ".*_cache")
-        shutil.copytree(checkout, source, ignore=ignore)
+        source = merged / at.lstrip("/") / "sdcluster"
+        sources.copy(checkout, source)
         shutil.copytree(source / "packaging" / "debian", source / "debian")
         roots.say("building the .deb")
-        script = "cd /build/sdcluster && dpkg-buildpackage -us -uc -b"
-        roots.call("chroot", merged, "sh", "-c", script, env={**os.environ, "LC_ALL": "C.UTF-8"})
-        (built,) = (merged / "build").glob("sdcluster_*.deb")
+        script = 'cd "$0/sdcluster" && dpkg-buildpackage -us -uc -b'
+        roots.call(
+            "chroot", merged, "sh", "-c", script, at, env={**os.environ, "LC_ALL": "C.UTF-8"}
+        )
+        (built,) = source.parent.glob("sdcluster_*.deb")
         shutil.copy(built, destination)
         return destination / built.name
