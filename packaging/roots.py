@@ -48,6 +48,7 @@ BUILD = (
     "python3-all",
     "python3-setuptools",
 )
+RPM = ("python3-pip", "python3-setuptools", "python3-wheel", "rpm", "rpmlint")
 HOST_TOOLS = {"systemd-nspawn": "systemd-container", "debootstrap": "debootstrap"}
 NEWER_PYTHON3_A2WSGI = "python3-a2wsgi"  # Packaged from trixie on.
 
@@ -117,16 +118,25 @@ def root(release: str) -> Path:
 
 
 def build_layer() -> tuple[Path, Path]:
-    """Return the root file system that packages are built in, and the layer above it."""
+    """Return the root file system that the .deb is built in, and the layer above it."""
+    return _layer("build", BUILD)
+
+
+def rpm_layer() -> tuple[Path, Path]:
+    """Return the root file system that rpms are built and used in, and the layer above it."""
+    return _layer("rpm", RPM)
+
+
+def _layer(name: str, packages: Sequence[str]) -> tuple[Path, Path]:
     lower = root("bookworm")
-    layer = cache_folder() / f"build-{_key(lower.name, BUILD)}"
+    layer = cache_folder() / f"{name}-{_key(lower.name, packages)}"
     if not layer.exists():
         with _building(layer) as scratch:
-            say("installing what building the package takes (once)")
+            say(f"installing {', '.join(packages)} (once)")
             upper = scratch / "upper"
             upper.mkdir()
             with overlay([lower], upper=upper) as merged:
-                _install(merged, BUILD)
+                _install(merged, packages)
     return lower, layer / "upper"
 
 
