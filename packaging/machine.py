@@ -11,10 +11,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import roots
+import rpms
 
 STATE = Path("/run/sdcluster-machines")
 """A folder here for each machine: its root, its console's output, the pid of its nspawn."""
@@ -47,17 +48,27 @@ class Machine:
         self._nspawn: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def boot(cls, release: str, *, packages: Sequence[Path] = ()) -> "Machine":
+    def boot(
+        cls,
+        release: str,
+        *,
+        packages: Sequence[Path] = (),
+        layers: Sequence[Path] = (),
+        prepare: Callable[[Path], None] | None = None,
+    ) -> "Machine":
         """Boot a machine of a release and install the .deb files `packages` in it.
 
-        Raises `MachineError` and `roots.RootError`.
+        `layers` lie above the release's root file system. `prepare` is called with the root before
+        it boots. Raises `MachineError` and `roots.RootError`.
         """
         roots.prepare_host()
         lower = roots.root(release)
         machine = cls(f"sdcluster-{release}-{os.getpid()}-{next(_numbers)}")
         machine.folder.mkdir(parents=True)
         try:
-            roots.mount_overlay(machine.folder, [lower])
+            roots.mount_overlay(machine.folder, [*layers, lower])
+            if prepare:
+                prepare(machine.root)
             machine._boot()
             machine.install(packages)
         except BaseException:
@@ -78,6 +89,17 @@ class Machine:
         if packages:
             names = [f"/root/{package.name}" for package in packages]
             self.run("apt-get", "install", "-y", "--no-install-recommends", *names)
+
+    def rpm(self, *arguments: str, files: Sequence[Path] = ()) -> str:
+        """Run rpm inside, on copies of `files`, and return all that it says.
+
+        The machine has to have a layer with rpm. Raises `MachineError`.
+        """
+        for file in files:
+            shutil.copy(file, self.root / "root")
+        names = [f"/root/{file.name}" for file in files]
+        done = self.run("rpm", *rpms.DATABASE, *arguments, *names)
+        return done.stdout + done.stderr
 
     def _boot(self) -> None:
         group = self._cgroup()

@@ -5,10 +5,10 @@
     tests/run --skip-unavailable leave out, with the reason, what cannot run here
     tests/run --thorough         random tests for ten minutes, the fault suite ten times
 
-Parts: lint, types, unit, integration, fuzz, bookworm, trixie; machine is the last two. fuzz sends
-random requests while workers are killed, reloaded and scaled, and knows what each answer must be:
-see tests/fuzz/__main__.py. The set-up wants root on Debian and is kept in $SDCLUSTER_CACHE_DIR, or
-in /var/cache/sdcluster.
+Parts: lint, types, unit, integration, fuzz, bookworm, trixie, rpm; machine is bookworm and trixie.
+fuzz sends random requests while workers are killed, reloaded and scaled, and knows what each answer
+must be: see tests/fuzz/__main__.py. rpm builds and installs the rpms, see packaging/rpm/README.md.
+The set-up wants root on Debian and is kept in $SDCLUSTER_CACHE_DIR, or in /var/cache/sdcluster.
 """
 
 import argparse
@@ -33,9 +33,12 @@ sys.path.insert(0, str(CHECKOUT / "packaging"))
 
 import deb  # noqa: E402  # These stand in packaging/, and need the standard library alone.
 import roots  # noqa: E402
+import rpms  # noqa: E402
 
 MACHINES = roots.RELEASES
-PARTS = ("lint", "types", "unit", "integration", "fuzz", *MACHINES)
+BOOTED = (*MACHINES, "rpm")
+"""Parts that boot machines, and run side by side."""
+PARTS = ("lint", "types", "unit", "integration", "fuzz", *BOOTED)
 FUZZ_S, FUZZ_THOROUGHLY_S = 60, 600
 FAULT_RUNS = 10
 """How often the fault suite has to pass in a row in a thorough run."""
@@ -97,15 +100,15 @@ def main() -> int:
     except Unavailable as unavailable:
         print(f"tests/run: {unavailable}", file=sys.stderr)
         return 1
-    stock = Stock(needed=any(part in MACHINES for part in parts))
+    stock = Stock(parts)
     try:
         if given.thorough:
             os.environ.update(THOROUGH)
         take = functools.partial(run, python=python, stock=stock, is_thorough=given.thorough)
-        outcomes = [take(part) for part in parts if part not in MACHINES]
+        outcomes = [take(part) for part in parts if part not in BOOTED]
         # A machine test waits more than it works.
         with ThreadPoolExecutor() as pool:
-            booted = [part for part in parts if part in MACHINES]
+            booted = [part for part in parts if part in BOOTED]
             outcomes += pool.map(take, booted)
     finally:
         stock.close()
@@ -122,40 +125,45 @@ def main() -> int:
 
 
 class Stock:
-    """The package and the root file systems, made in the background while other parts run."""
+    """The packages and the root file systems, made in the background while other parts run."""
 
-    def __init__(self, *, needed: bool) -> None:
+    def __init__(self, parts: Sequence[str]) -> None:
+        """Begin to make what the parts need."""
         self._error = ""
-        self._folder = Path(tempfile.mkdtemp(prefix="sdcluster-deb-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="sdcluster-packages-"))
+        self._releases = [part for part in parts if part in MACHINES]
+        self._needs_rpms = "rpm" in parts
         self._thread = threading.Thread(target=self._make, daemon=True)
-        if needed:
+        if any(part in BOOTED for part in parts):
             self._thread.start()
 
     def _make(self) -> None:
         try:
-            deb.build(CHECKOUT, self._folder)
-            for release in MACHINES:
+            deb.build(CHECKOUT, self.folder)
+            for release in self._releases:
                 roots.root(release)
+            if self._needs_rpms:
+                rpms.build(CHECKOUT, self.folder)
         except (roots.RootError, OSError) as error:
             self._error = str(error)
 
     def close(self) -> None:
-        """Remove the package."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the packages."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def wait(self) -> Path:
-        """Wait until all is there and return the package. Raises `Unavailable`."""
+        """Wait until all is there and return the .deb. Raises `Unavailable`."""
         self._thread.join()
         if self._error:
             raise Unavailable(self._error)
-        (built,) = self._folder.glob("*.deb")
+        (built,) = self.folder.glob("*.deb")
         return built
 
 
 def run(part: str, *, python: Path, stock: Stock, is_thorough: bool) -> Outcome:
     """Run one part. The output of one that runs beside another is printed when it has ended."""
     began = time.monotonic()
-    with tempfile.TemporaryFile("w+") if part in MACHINES else open(1, "w", closefd=False) as out:
+    with tempfile.TemporaryFile("w+") if part in BOOTED else open(1, "w", closefd=False) as out:
         print(f"\n== {part}", file=out, flush=True)
         try:
             orders = commands(part, python, stock, is_thorough=is_thorough)
@@ -164,7 +172,7 @@ def run(part: str, *, python: Path, stock: Stock, is_thorough: bool) -> Outcome:
         except Unavailable as unavailable:
             passed, reason = False, str(unavailable)
             print(reason, file=out)
-        if part in MACHINES:
+        if part in BOOTED:
             out.seek(0)
             print(out.read(), end="", flush=True)
     return Outcome(part, passed, time.monotonic() - began, reason)
@@ -188,6 +196,7 @@ def commands(part: str, python: Path, stock: Stock, *, is_thorough: bool) -> Ite
             yield [tool / "mypy", *sorted((CHECKOUT / "tests" / "examples").glob("*test*.py"))]
             yield [tool / "mypy", "tests/fuzz"]
             yield [tool / "mypy", "tests/machine"]
+            yield [tool / "mypy", "tests/packages"]
             yield [tool / "mypy", "tests/runner.py", "tests/load.py"]
             yield [tool / "mypy", *sorted((CHECKOUT / "tests" / "bench").glob("*.py"))]
         case "unit":
@@ -202,6 +211,9 @@ def commands(part: str, python: Path, stock: Stock, *, is_thorough: bool) -> Ite
             seconds = FUZZ_THOROUGHLY_S if is_thorough else FUZZ_S
             yield [python, "-m", "pytest", "tests/fuzz", "-q", "--durations=5"]
             yield [python, "-B", "tests/fuzz", "--seconds", str(seconds)]
+        case "rpm":
+            options = ("-q", "--durations=5", f"--deb={stock.wait()}", f"--rpms={stock.folder}")
+            yield [python, "-m", "pytest", "tests/packages", *options]
         case _:
             options = ("-q", "--durations=5", f"--release={part}", f"--deb={stock.wait()}")
             yield [python, "-m", "pytest", "tests/machine", *options]
