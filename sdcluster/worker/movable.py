@@ -663,16 +663,19 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 self._write_later(data)
                 return
             self._is_behind = False
-        sent = self._write_now(data, meanwhile)
+        if self.is_unix:
+            sent = self._write_counted(data, meanwhile)
+        else:
+            try:  # On the hot path.
+                sent = os.write(self._fd, data)
+            except OSError:
+                sent = 0  # Full; or broken, which the transport will find.
         if sent < size:
             self._write_later(data[sent:])
 
-    def _write_now(self, data: bytes, _meanwhile: int) -> int:
-        """Write as much as there is room for; return how much that is."""
-        try:  # On the hot path.
-            return os.write(self._fd, data)
-        except OSError:
-            return 0  # Full; or broken, which the transport will find.
+    def _write_counted(self, data: bytes, meanwhile: int) -> int:
+        """Write as much as there is room for, and have it known how much; return that."""
+        raise NotImplementedError
 
     def _write_later(self, rest: bytes) -> None:
         """Have the transport write as soon as there is room."""

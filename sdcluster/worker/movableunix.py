@@ -94,7 +94,7 @@ class MovableUnixConnection(MovableConnection):
 
     # What is written.
 
-    def _write_now(self, data: bytes, meanwhile: int) -> int:
+    def _write_counted(self, data: bytes, meanwhile: int) -> int:
         """Write as much as there is room for, and have it known how much that is; return that."""
         if len(data) <= PIECE_BYTES:
             return self._write_piece(data, self._written, meanwhile)
