@@ -63,9 +63,11 @@ def cache_folder() -> Path:
     return Path(given) if given else Path("/var/cache/sdcluster")
 
 
-def call(*command: str | Path, quiet: bool = True, **options: object) -> None:
-    """Run a command. Raises `RootError` with the end of its output."""
-    done = subprocess.run(  # type: ignore[call-overload]
+def run(
+    *command: str | Path, quiet: bool = True, **options: object
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command, and return its status and its output, both kinds together."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(  # type: ignore[call-overload]
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if quiet else None,
@@ -75,6 +77,12 @@ def call(*command: str | Path, quiet: bool = True, **options: object) -> None:
         check=False,
         **options,
     )
+    return done
+
+
+def call(*command: str | Path, **options: object) -> None:
+    """Run a command as `run` does. Raises `RootError` with the end of its output."""
+    done = run(*command, **options)  # type: ignore[arg-type]
     if done.returncode != 0:
         output = "\n".join((done.stdout or "").splitlines()[-15:])
         raise RootError(f"{' '.join(map(str, command))}: status {done.returncode}\n{output}")

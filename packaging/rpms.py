@@ -201,13 +201,4 @@ def rpm(root: Path, *arguments: str, files: Sequence[Path] = ()) -> str:
 
 
 def _run_in(root: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["chroot", str(root), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-    )
+    return roots.run("chroot", root, *command, env={**os.environ, "LC_ALL": "C.UTF-8"})
