@@ -137,15 +137,15 @@ class Application:
         self,
         timeout_s: float,
         *,
-        is_arriving: Callable[[], object],
+        has_others: Callable[[], object],
         moves: Moves | None = None,
     ) -> None:
         """Be rid of every connection; until the deadline.
 
         With `moves` those that are idle go to other workers, and those at work when they are idle.
         The others, and all when there is nobody to go to, are answered once more and closed; those
-        that ask nothing are closed as they are, see `silence`. `is_arriving` tells whether
-        connections are about to get their protocol.
+        that ask nothing are closed as they are, see `silence`. `has_others` tells whether there are
+        connections that the engine does not know yet, or no more.
 
         In a hurry there are no other workers, but a next master, to which the master leaves those
         that ask nothing. Whoever asks is answered and closed: the next one may come late, or never.
@@ -163,7 +163,7 @@ class Application:
             self._gate.drain(_is_stuck)
 
         def is_over() -> bool:
-            return not (state.connections or state.tasks or is_arriving())
+            return not (state.connections or state.tasks or has_others())
 
         silence: Silence[Any] = Silence()
         stalls: Silence[Any] = Silence()

@@ -23,6 +23,7 @@ from sdcluster.wire.signature import NONE
 from sdcluster.worker import framing, proxyprotocol
 from sdcluster.worker.exit import Exit, Sent
 from sdcluster.worker.ledger import Ledger
+from sdcluster.worker.lingering import Lingering
 from sdcluster.worker.proxyprotocol import HeaderError, Need, Trust
 from sdcluster.worker.quarantine import Signatures
 from sdcluster.worker.refusals import Refusal, beginning
@@ -98,6 +99,8 @@ class Moves:
         self.serial = 0
         self.holding: list[MovableConnection] = []
         """Those with something held back, which is written when the turn is over."""
+        self.lingering: set[Lingering] = set()
+        """Those that are over, but for a client that may still send."""
         self._pipe: Pipe | None = None
 
     @property
@@ -107,6 +110,11 @@ class Moves:
             with contextlib.suppress(OSError):
                 self._pipe = Pipe(self.ledger)
         return self._pipe
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a connection that is over has not got all yet that was written to it."""
+        return any(one.is_awaited for one in self.lingering)
 
     @property
     def is_shut(self) -> bool:
@@ -689,7 +697,18 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 self.flush()
             finally:
                 self._words[self._at] = State.LEFT
-                self._transport.close()
+                if self._is_upgraded or not self._engine.is_more_to_come():
+                    self._transport.close()
+                else:
+                    self._is_gone = True
+                    self._loop.call_soon(self._engine.connection_lost, None)
+                    self._linger()
+
+    def _linger(self) -> None:
+        """Close it when the client has what was written, though it may still send."""
+        transport, self._transport = self._transport, _CLOSED
+        if not transport.is_closing():
+            Lingering(transport, self._fd, self, among=self._moves.lingering)
 
     def abort(self) -> None:
         """Close it at once."""
@@ -1000,6 +1019,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._is_gone and (not self._is_pinned or self._words[self._at] == State.OWED):
             self._is_pinned, self._long = True, _EACH
             self._words[self._at] = State.PINNED
+            self._read_on()  # What stays is not limited by what could be handed over.
 
     # To another worker.
 
@@ -1106,7 +1126,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self.flush()
             self._forsake()
         finally:
-            self._transport.close()
+            self._linger()
 
     def _forsake(self) -> None:
         """Have the engine believe that the client is gone."""

@@ -152,7 +152,9 @@ class _Server:
         await self._ended.wait()
         intake.stop_accepting()
         await application.drain(
-            self._prepare.drain_timeout_s, is_arriving=lambda: intake.is_arriving, moves=moves
+            self._prepare.drain_timeout_s,
+            has_others=lambda: intake.is_arriving or moves.is_awaited,
+            moves=moves,
         )
         beat.cancel()
         await application.shut_down()

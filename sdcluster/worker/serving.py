@@ -55,12 +55,12 @@ async def serve(
             await left.wait()
             # They serve on: what the master has handed over is still to be taken.
             await application.drain(
-                member.drain_timeout_s, is_arriving=lambda: any(one.is_arriving for one in servers)
+                member.drain_timeout_s, has_others=lambda: any(one.is_arriving for one in servers)
             )
         except BaseException:
             for server in servers:
                 server.close()
-            await application.drain(0, is_arriving=lambda: any(one.is_arriving for one in servers))
+            await application.drain(0, has_others=lambda: any(one.is_arriving for one in servers))
             raise
         finally:
             for server in servers:

@@ -39,6 +39,13 @@ class _Waiting:
 
     cycle: Any
     loop: Any
+    _is_bad = False
+    """Whether what has come is no request."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request."""
+        self._is_bad = True
+        super().send_400_response(msg)  # type: ignore[misc]
 
     def is_waiting(self) -> bool:
         """Tell whether the app has nothing to do: no request is begun, or not all of its head."""
@@ -81,6 +88,13 @@ def _with_httptools(cls: Any) -> Any:
             self._behind: deque[tuple[Any, int]] = deque()
             """What is before each request that came behind another: the other's cycle, and bytes
             ever read; -1 when that is not known."""
+
+        def is_more_to_come(self) -> bool:
+            """Tell whether the client may be sending: the rest of a request, or another."""
+            cycle = self.cycle
+            if self._begun > 1 or self._is_owed or self._is_bad:
+                return True
+            return self._begun == 1 and cycle is not None and bool(cycle.more_body)
 
         def on_message_begin(self) -> None:
             if self._begun:
@@ -181,7 +195,7 @@ _UPGRADES = ("handle_websocket_upgrade", "handle_upgrade")
 
 @functools.cache
 def _with_h11(cls: Any) -> Any:
-    from h11 import DONE, IDLE
+    from h11 import DONE, IDLE, SEND_BODY
 
     receive = cls.data_received
     complete = cls.on_response_complete
@@ -197,6 +211,11 @@ def _with_h11(cls: Any) -> Any:
             if self._is_owed:
                 self._settle()
             self._look_for_next()
+
+        def is_more_to_come(self) -> bool:
+            """Tell whether the client may be sending: the rest of a request, or another."""
+            conn = self.conn
+            return self._is_bad or conn.their_state is SEND_BODY or bool(conn.trailing_data[0])
 
         def _look_for_next(self) -> None:
             """Look whether the next request has begun, and none has said so."""

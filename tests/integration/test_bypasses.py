@@ -177,6 +177,41 @@ def test_request_behind_a_long_upload_is_handed_over(
     assert wrong(instance) == 0
 
 
+@pytest.mark.parametrize("size", [10_000, 100_000])
+@pytest.mark.parametrize("behind", [0, 40_000, 120_000])
+def test_long_request_is_read_to_its_end_behind_two_others(
+    start: Start, engine: str, size: int, behind: int
+) -> None:
+    """Whether or not it is known where the others end: they came in one go, behind much."""
+    instance = start(APP, config=STICKY)
+    users = cookies(instance)
+    for slot, cookie in users.items():
+        put, chunked, last = (
+            request(cookie, head="POST / HTTP/1.1", extra=extra)
+            for extra in (
+                f"Content-Length: {size}\r\n",
+                "Transfer-Encoding: chunked\r\n",
+                "Content-Length: 130000\r\n",
+            )
+        )
+        parts = [
+            put + bytes(size - 100),
+            bytes(100) + chunked + b"0\r\n\r\n" + last + bytes(behind),
+            bytes(130_000 - behind),
+        ]
+        with dial(instance.address) as client:
+            for part in parts:
+                client.sendall(part)
+                if part is parts[0]:
+                    wait_until(is_read(client), "it is read")
+            found = answers(client, 3)
+        assert [status for status, _ in found] == [200] * 3, (engine, found)
+        assert [text.split()[:3:2] for _, text in found] == [
+            [str(slot), str(length)] for length in (size, 0, 130_000)
+        ]
+    assert wrong(instance) == 0
+
+
 def test_websocket_behind_another_request_goes_where_it_belongs(start: Start, engine: str) -> None:
     """When that is answered."""
     instance = start(APP, config=STICKY)
