@@ -8,7 +8,7 @@ those who may ask.
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sdcluster import runtime
@@ -54,15 +54,27 @@ def listen(folder: Path) -> Listener:
 class ControlServer:
     """Answers the calls of those that connect to the socket."""
 
-    def __init__(self, loop: Loop, listener: Listener) -> None:
-        """`listener` is the caller's, and may be given to another server after this one."""
+    def __init__(
+        self, loop: Loop, listener: Listener, connections: Iterable[socket.socket] = ()
+    ) -> None:
+        """`listener` is the caller's, and may be given to another server after this one.
+
+        `connections` are those that the server before has left.
+        """
         self._loop = loop
         self._listener = listener
+        self._connections = list(connections)
         self._clients: dict[Client, None] = {}
         self._closed = False
 
     def answer(self, handler: Handler) -> None:
         """Hand each call to `handler` from now on."""
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            self._add(connection, handler, peer_uid(connection))
+        self._listen(handler)
+
+    def _listen(self, handler: Handler) -> None:
         self._loop.add(self._listener.socket.fileno(), lambda: self._accept(handler))
 
     def _accept(self, handler: Handler) -> None:
@@ -79,6 +91,9 @@ class ControlServer:
             return
         self._make_room(uid)
         connection.setblocking(False)
+        self._add(connection, handler, uid)
+
+    def _add(self, connection: socket.socket, handler: Handler, uid: int) -> None:
         self._clients[Client(self._loop, connection, handler, self._forget, uid=uid)] = None
 
     def _pause(self, handler: Handler) -> None:
@@ -88,7 +103,7 @@ class ControlServer:
 
         def resume() -> None:
             if not self._closed:
-                self.answer(handler)
+                self._listen(handler)
 
         self._loop.call_later(EXHAUSTED_RETRY_S, resume)
 
@@ -103,10 +118,23 @@ class ControlServer:
 
     def close(self) -> None:
         """Close the connections of clients; what one has not made room for is not sent."""
+        for connection in self.leave():
+            connection.close()
+
+    def leave(self) -> list[socket.socket]:
+        """Be over, but return the connections of clients that wait for nothing.
+
+        Such a one may just be asking: the next server answers that.
+        """
         self._closed = True
         self._loop.remove(self._listener.socket.fileno())
+        left, self._connections = self._connections, []
         for client in list(self._clients):
-            client.close()
+            if client.is_idle:
+                left.append(client.leave())
+            else:
+                client.close()
+        return left
 
 
 class Client:
@@ -144,6 +172,12 @@ class Client:
     def is_busy(self) -> bool:
         """Whether it waits for an answer."""
         return self._busy
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no call was read that is not answered, and sent."""
+        is_read = self._calls or not self._splitter.is_empty
+        return not (self._busy or is_read or self._output or self._ended or self._closed)
 
     def send(self, reply: varlink.Reply) -> None:
         """Answer the call under way; it is over with the first reply that does not continue."""
@@ -228,8 +262,12 @@ class Client:
     def close(self) -> None:
         """Close the connection. Harmless a second time."""
         if not self._closed:
-            self._closed = True
-            self._patience.cancel()
-            self._loop.remove(self._connection.fileno())
-            self._connection.close()
-            self._on_close(self)
+            self.leave().close()
+
+    def leave(self) -> socket.socket:
+        """Be over, and return the connection, which is open."""
+        self._closed = True
+        self._patience.cancel()
+        self._loop.remove(self._connection.fileno())
+        self._on_close(self)
+        return self._connection

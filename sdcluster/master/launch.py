@@ -66,6 +66,8 @@ class Launch:
         self._chronicle = chronicle
         self._last_failure = LastFailure()
         self._control: Listener | None = None
+        self._callers: list[socket.socket] = []
+        """Connections to it of clients that wait for nothing, between one server and the next."""
         before = self._last_failure.read()
         self._start = Start(
             origin(
@@ -117,17 +119,25 @@ class Launch:
         deadline = self._start.deadline()
         assert deadline is not None
         self._chronicle.start_waits(reason, deadline - self._loop.time())
-        return Waiting(
-            self._start,
-            reason,
-            name=self._instance.name,
-            addresses=_addresses(self._passed),
-            loop=self._loop,
-            chronicle=self._chronicle,
-            control=ControlServer(self._loop, self._control) if self._control else None,
-            watched=self._instance.file,
-            seen=seen,
-        ).run()
+        with contextlib.ExitStack() as stack:
+            return Waiting(
+                self._start,
+                reason,
+                name=self._instance.name,
+                addresses=_addresses(self._passed),
+                loop=self._loop,
+                chronicle=self._chronicle,
+                control=self._serve_control(self._control, stack) if self._control else None,
+                watched=self._instance.file,
+                seen=seen,
+            ).run()
+
+    def _serve_control(self, listener: Listener, stack: contextlib.ExitStack) -> ControlServer:
+        """Return a server of the control socket, which is over with `stack`."""
+        callers, self._callers = self._callers, []
+        server = ControlServer(self._loop, listener, callers)
+        stack.callback(lambda: self._callers.extend(server.leave()))
+        return server
 
     def _try(self) -> _Failed | None:
         """Run a cluster until it was told to stop, or has failed to start."""
@@ -148,8 +158,7 @@ class Launch:
             # First: a second master of the same name must not come near the first one's addresses.
             if self._control is None:
                 self._control = _bind_control(instance.name)
-            server = ControlServer(self._loop, self._control)
-            stack.callback(server.close)
+            server = self._serve_control(self._control, stack)
             config = self._read()
             listeners = ListenerSet(
                 passed=self._passed,
@@ -204,6 +213,8 @@ class Launch:
 
     def close(self) -> None:
         """Remove the control socket."""
+        for connection in self._callers:
+            connection.close()
         if self._control is not None:
             self._control.close()
 

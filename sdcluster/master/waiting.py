@@ -86,8 +86,6 @@ class Waiting(Service):
         self._loop.call_at(deadline, self._time_passed)
         self._tick()
         self._loop.run()
-        if self._control is not None:
-            self._control.close()
         return not self._stopped
 
     def _time_passed(self) -> None:

@@ -170,6 +170,11 @@ class Splitter:
         self._limit = max_message_bytes
         self._rest = b""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has come of the next message."""
+        return not self._rest
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that `data` completes. Raises `ProtocolError` for one too large."""
         *messages, self._rest = (self._rest + data).split(b"\0")

@@ -142,11 +142,11 @@ def test_rest_of_a_body_that_nobody_reads_comes_to_another_worker(
 
 
 def kill_all(instance: Instance) -> None:
-    """Kill all workers."""
+    """Kill all workers, and have it known that they are dead."""
     old = instance.worker_pids()
     for pid in old:
         kill(pid, signal.SIGKILL)
-    wait_until(lambda: not {*old} & {*instance.processes()}, "they are dead")
+    wait_until(lambda: not {*old} & {*instance.worker_pids()}, "they are dead")
 
 
 def is_taken(instance: Instance) -> bool:

@@ -40,9 +40,17 @@ STEP = {"event": ESCAPES, "message": ESCAPES, "done": 1, "total": 2, "generation
 FAILURE = {"error": "io.sdcluster.Control.ReloadFailed", "parameters": {"reason": ESCAPES}}
 
 
+def encoded(reply: object) -> bytes:
+    """Return what is sent of a reply."""
+    return json.dumps(reply).encode() + b"\0"
+
+
 @contextmanager
 def answering(folder: Path, *replies: Any) -> Iterator[str]:
-    """Answer the first call to an instance, whose name is returned, with these."""
+    """Answer the first call to an instance, whose name is returned, with these.
+
+    Whoever asks for the status asks for the version as well.
+    """
     place = folder / "sdcluster" / "shop"
     place.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -52,9 +60,10 @@ def answering(folder: Path, *replies: Any) -> Iterator[str]:
         def answer() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65536)
-                data = b"".join(json.dumps(reply).encode() + b"\0" for reply in replies)
-                connection.sendall(data)
+                call = connection.recv(65536)
+                connection.sendall(b"".join(map(encoded, replies)))
+                if b".Status" in call and connection.recv(65536):
+                    connection.sendall(encoded({"parameters": {"version": ESCAPES}}))
 
         thread = threading.Thread(target=answer)
         thread.start()

@@ -42,16 +42,22 @@ class Server:
         if call.method == "a.Status":
             client.send(varlink.Reply({"well": True}))
 
-    def ask(self, method: str, uid: int) -> socket.socket:
-        """Have a user ask; what is not `a.Status` gets no answer."""
+    def ask(self, method: str, uid: int, turns: int = 2) -> socket.socket:
+        """Have a user ask, and see to it for so long; what is not `a.Status` gets no answer."""
         self.uid = uid
         client = self._stack.enter_context(socket.socket(socket.AF_UNIX))
         client.connect(self._path)
         client.settimeout(5)
         client.sendall(varlink.encode(varlink.Call(method)))
-        self.loop.turn()
-        self.loop.turn()
+        for _ in range(turns):
+            self.loop.turn()
         return client
+
+    def be_another(self) -> None:
+        """Have another server in the place of this one."""
+        left = self.server.leave()
+        self.server = ControlServer(cast(Loop, self.loop), self._listener, left)
+        self.server.answer(self._answer)
 
     def close(self) -> None:
         """Close everything."""
@@ -89,3 +95,23 @@ def test_silent_clients_of_one_user_are_not_dropped_for_another(
     server.loop.turn()
     assert root.recv(100)
     assert others[0].recv(100) and others[0].recv(100) == b""
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_who_asks_when_one_server_follows_another_is_answered(server: Server, turns: int) -> None:
+    """Whether the call was not accepted yet, not read, or answered, and is followed by another."""
+    client = server.ask("a.Status", os.geteuid(), turns)
+    server.be_another()
+    if turns == 2:
+        assert client.recv(100)
+        client.sendall(varlink.encode(varlink.Call("a.Status")))
+    server.loop.turn()
+    server.loop.turn()
+    assert client.recv(100)
+
+
+def test_who_waits_for_a_server_that_is_over_is_told_by_the_end(server: Server) -> None:
+    """Nobody else knows of it."""
+    client = server.ask("a.Wait", os.geteuid())
+    server.be_another()
+    assert client.recv(100) == b""
