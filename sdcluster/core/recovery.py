@@ -40,6 +40,7 @@ class Known:
     out_interim: int = 0
     is_pinned: bool = False
     is_owed: bool = False
+    is_answering: bool = False
     handing: int = 0
 
 
@@ -77,6 +78,8 @@ def judge(
     consumed, written = counted or (known.in_base + known.length, known.out_done)
     if consumed > MAX_TOTAL_BYTES or written > MAX_TOTAL_BYTES:
         return _CLOSED  # The worker was reading or writing, or what it has noted makes no sense.
+    if known.is_answering and written != known.out_end:
+        return _CLOSED
     base = max(known.in_base, known.in_done)
     is_owed = False
     if written == known.out_end and (known.is_owed or known.out_base < written):

@@ -260,8 +260,9 @@ class Recovery:
             in_done=entry.in_done,
             in_end=entry.in_end,
             out_interim=entry.out_interim,
-            is_pinned=entry.state not in (State.OPEN, State.OWED),
+            is_pinned=entry.state not in (State.OPEN, State.OWED, State.ANSWERING),
             is_owed=entry.state is State.OWED,
+            is_answering=entry.state is State.ANSWERING,
             handing=entry.handing,
         )
         finding = judge(

@@ -62,6 +62,8 @@ class State(IntEnum):
     """It is being closed."""
     OWED = 4
     """As `OPEN`; and the response that ends at `OUT_END` is complete before its request is."""
+    ANSWERING = 5
+    """As `OPEN` when all is written up to `OUT_END`; until then it cannot go elsewhere."""
 
 
 class Word(IntEnum):

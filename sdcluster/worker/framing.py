@@ -1,7 +1,7 @@
-"""Where a request ends that another one may follow: RFC 9112, 6. Pure.
+"""Where a message ends that another one may follow: RFC 9112, 6. Pure.
 
 The engine parses requests. This tells how many bytes one has had, which its parsers do not; where
-a request is written in a way that two parsers might read differently, it tells nothing.
+a message is written in a way that two parsers might read differently, it tells nothing.
 """
 
 import re
@@ -13,6 +13,8 @@ _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")
 _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r]*)", re.IGNORECASE
 )
+_STATUS = re.compile(rb"HTTP/1\.1 (?!204|304)[2-5]\d\d ")
+"""Of a response that may have a body: RFC 9110, 15."""
 _LENGTH = re.compile(rb"\d{1,15}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*(?:;[^\r\n]*)?\r\n")
 
@@ -38,6 +40,21 @@ def request_end(data: bytes | mmap, begin: int, end: int) -> int | None:
             return body_at + int(length)
         case [(b"transfer-encoding", b"chunked")]:
             return _end_of_chunks(data, body_at, end)
+    return None
+
+
+def response_size(data: bytes, request: bytes) -> int | None:
+    """Return how many bytes a response has that begins so; None if its head does not tell.
+
+    `request` is how the request begins: the response to HEAD has no body.
+    """
+    head_end = data.find(_END_OF_HEAD)
+    status = _STATUS.match(data)
+    if head_end < 0 or not status or request.startswith((b"HEAD ", b"CONNECT ")):
+        return None
+    match [(name.lower(), value.strip()) for name, value in _FRAMING.findall(data, 0, head_end)]:
+        case [(b"content-length", length)] if _LENGTH.fullmatch(length):
+            return head_end + len(_END_OF_HEAD) + int(length)
     return None
 
 

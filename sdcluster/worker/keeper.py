@@ -33,7 +33,7 @@ LEAVE_GRACE_S = 5.0
 NO_ROOM_RETRY_MS = 5
 """How long to wait for the master when too many descriptors are on their way."""
 
-_CONNECTED = (State.OPEN, State.PINNED, State.OWED)
+_CONNECTED = (State.OPEN, State.PINNED, State.OWED, State.ANSWERING)
 _LIBC = ctypes.PyDLL(None, use_errno=True)
 _syscall = _LIBC.syscall  # Under the GIL, as fork(2) would be.
 _poll = _LIBC.poll

@@ -126,7 +126,7 @@ class Moves:
         holding, self.holding = self.holding, []
         for connection in holding:
             try:
-                connection.flush()
+                connection.flush_part()
             except Exception:  # Else the others were not written to, now or ever again.
                 logger.exception("a connection cannot be written to, and is closed")
                 connection.abort()
@@ -615,7 +615,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             held.append(data)
             self._held_bytes += len(data)
             if self._held_bytes > MAX_HELD_BYTES:
-                self.flush()
+                self.flush_part()
             return
         if data == _CONTINUE and not self._is_answering():
             self._write_interim(data)
@@ -623,7 +623,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         held.append(data)
         self._held_bytes = size = len(data)
         if size > MAX_HELD_BYTES:
-            self.flush()
+            self.flush_part()
         elif not self._is_held:
             self._is_held = True
             holding = self._moves.holding
@@ -655,6 +655,27 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_held = False
         if self._held:
             self._send()
+
+    def flush_part(self) -> None:
+        """Write what is held back of a response that is not complete, as far as is known."""
+        if self._held and self._written == self._out_base:
+            self._foresee_end()
+        self.flush()
+
+    def _foresee_end(self) -> None:
+        """Note where the response ends, if its head tells: all of it may be written before that.
+
+        Nothing is noted if more is to come of the request, or behind it.
+        """
+        is_open = not (self._is_pinned or self._done or self._is_upgraded or self._is_gone)
+        if not is_open or self._engine.is_more_to_come():
+            return
+        size = framing.response_size(self._held[0], self._map[self._data_at : self._data_at + 8])
+        if size is not None:
+            words, at = self._words, self._at
+            self._long = _EACH
+            words[at + _IN_END] = self.consumed
+            words[at + _OUT_END] = self._written + size
 
     def _send(self, meanwhile: int = NOT_KNOWN) -> None:
         """Write what is held back; `meanwhile` is what counts as written while that is done."""
@@ -905,9 +926,12 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             words[at + _OUT_END] = self._written
         written, length = self._written, self._length
         self._read += length
-        words[at + _IN_BASE] = self._read
         if self.is_unix:
+            words[at + _IN_END] = 0  # Or it would not be true of what is read, until `LENGTH` is.
+            words[at + _IN_BASE] = self._read
             words[at + _LENGTH] = 0
+        else:
+            words[at + _IN_BASE] = self._read
         words[at + _OUT_BASE] = self._out_base = written
         self._length = 0
         if length > self._long:
@@ -969,27 +993,34 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._words[self._at] = State.OPEN
             return
         self.pin()  # Until it is all true again.
-        self.flush()
+        kept = self._kept_behind(rest)
         self._has_next = False
         self._read_on()
-        behind, self._behind = self._behind, None
-        length, limit = self._length, self._limit
-        if length <= limit:
-            kept = self._map[self._data_at + length - rest : self._data_at + length]
-        elif rest <= min(limit, self._scratched):
-            kept = bytes(self._ledger.scratch[self._scratched - rest : self._scratched])
-        elif behind is not None and rest == len(behind) <= limit:
-            kept = bytes(behind)
-        else:
+        if kept is None or (rest > PAGE_BYTES and not self._ledger.use(self._fd, rest)):
+            self.flush()
             return
-        if rest > PAGE_BYTES and not self._ledger.use(self._fd, rest):
-            return
+        length, words, at = self._length, self._words, self._at
         self._keep_only(kept)
-        self._words[self._at + _OUT_BASE] = self._out_base = self._written
+        words[at + _OUT_BASE] = words[at + _OUT_END] = self._written + self._held_bytes
+        words[at] = State.ANSWERING
+        self.flush()
+        self._out_base = self._written
         self._be_as_new(length, rest)
         self._limit_reading()
         if self._moves.is_draining:
             self._be_served()
+
+    def _kept_behind(self, rest: int) -> bytes | None:
+        """Return the last `rest` bytes that were read; None if they are not kept."""
+        behind, self._behind = self._behind, None
+        length, limit = self._length, self._limit
+        if length <= limit:
+            return self._map[self._data_at + length - rest : self._data_at + length]
+        if rest <= min(limit, self._scratched):
+            return bytes(self._ledger.scratch[self._scratched - rest : self._scratched])
+        if behind is not None and rest == len(behind) <= limit:
+            return bytes(behind)
+        return None
 
     def _be_served(self) -> None:
         """Go, now that a request is answered: with the next one, if that has come already."""
@@ -1003,6 +1034,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._behind = None
         if self._limit:
             self._is_pinned = False
+            self._words[self._at + _IN_END] = 0
             self._words[self._at + Word.SIGNATURE] = 0
             self._words[self._at] = State.OPEN
             self._limit = self._ledger.layout.limit

@@ -4,7 +4,7 @@ import mmap
 
 import pytest
 
-from sdcluster.worker.framing import request_end
+from sdcluster.worker.framing import request_end, response_size
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 BODY = b"GET / HTTP/1.1\r\n\r\n0\r\n\r\n"
@@ -72,3 +72,25 @@ def test_tunnel_has_no_end() -> None:
     """What follows CONNECT is no HTTP."""
     data = b"CONNECT test:80 HTTP/1.1\r\n\r\n"
     assert request_end(data, 0, len(data)) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [
+        (b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 5\r\n\r\n", 44 + 5),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length:0\r\n\r\n", 44),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", None),
+        (b"HTTP/1.1 200 OK\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", None),
+        (b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n", None),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", None),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", None),
+        (b"this is no response", None),
+    ],
+)
+def test_size_of_a_response_is_what_its_head_says(head: bytes, size: int | None) -> None:
+    """If it does, and has a body."""
+    assert response_size(head, b"GET / HT") == size
+    assert response_size(head + b"body", b"GET / HT") == size
+    assert response_size(head, b"HEAD / H") is None

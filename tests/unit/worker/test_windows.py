@@ -6,6 +6,7 @@ and around each write(2), it is judged as if the worker had died just there.
 
 import asyncio
 import fcntl
+import itertools
 import os
 import socket
 import struct
@@ -31,6 +32,10 @@ REQUEST = b"".join(b"%07d\n" % number for number in range(125))
 RESPONSE = b"r" * 3000
 LARGE = b"r" * 700_000
 """More than a socket has room for."""
+STATED = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"r" * 100_000
+"""More than is held back, and its head tells how much."""
+LONG = REQUEST * 20
+"""More than is kept of a request."""
 
 Answer = Callable[["Engine"], None]
 
@@ -58,10 +63,13 @@ class Watched:
 
 
 class Engine:
-    """As much of an engine as a connection needs: it answers each REQUEST."""
+    """As much of an engine as a connection needs: it answers each request."""
 
-    def __init__(self, answer: Answer, look: Callable[[], None], response: bytes) -> None:
+    def __init__(
+        self, answer: Answer, look: Callable[[], None], request: bytes, response: bytes
+    ) -> None:
         self.response = response
+        self._request = request
         self._answer = answer
         self._look = look
         self._data = b""
@@ -79,9 +87,10 @@ class Engine:
     def data_received(self, data: bytes) -> None:
         self._look()
         self._data += data
-        self._is_whole = len(self._data) == len(REQUEST)
+        size = len(self._request)
+        self._is_whole = len(self._data) >= size
         if self._is_whole:
-            self._data = b""
+            self._data = self._data[size:]
         if self._is_owed:
             if self._is_whole:
                 self._is_owed = False
@@ -90,10 +99,13 @@ class Engine:
             self.has_ended = False
             self._answer(self)
 
+    def is_more_to_come(self) -> bool:
+        return not self._is_whole or bool(self._data)
+
     def end(self) -> None:
         """Say that the response is complete."""
         if self._is_whole:
-            self.transport.answered()
+            self.transport.answered(len(self._data))
         else:
             self._is_owed = True
             self.transport.owe()
@@ -164,10 +176,18 @@ class Connection:
     """A connection with its client, judged again and again."""
 
     def __init__(
-        self, server: socket.socket, client: socket.socket, answer: Answer, response: bytes
+        self,
+        server: socket.socket,
+        client: socket.socket,
+        answer: Answer,
+        request: bytes,
+        response: bytes,
     ) -> None:
         self.client = client
-        self._response = response
+        self._request, self._response = request, response
+        self._is_known = response is STATED and answer not in EARLY
+        """Whether it is known where the response ends before all of it is written."""
+        self._is_known |= response is RESPONSE and answer in (at_once, in_pieces)
         self.client.setblocking(False)
         self.findings: list[Finding] = []
         self.has_ended = False
@@ -190,7 +210,7 @@ class Connection:
             on_closed=lambda: None,
             on_refused=lambda _: None,
         )
-        self._engine = Engine(answer, self.look, response)
+        self._engine = Engine(answer, self.look, request, response)
 
     def make(self) -> MovableConnection:
         """Make what is to be the loop's protocol."""
@@ -223,8 +243,9 @@ class Connection:
             out_end=entry.out_end,
             in_done=entry.in_done,
             in_end=entry.in_end,
-            is_pinned=entry.state not in (State.OPEN, State.OWED),
+            is_pinned=entry.state not in (State.OPEN, State.OWED, State.ANSWERING),
             is_owed=entry.state is State.OWED,
+            is_answering=entry.state is State.ANSWERING,
         )
         counted = counts(self._server)
         assert (counted is None) is self._is_unix
@@ -233,24 +254,27 @@ class Connection:
         self.findings.append(found)
         read, written = totals or self._totals()
         answers, part = divmod(written, len(self._response))
-        unanswered = read - answers * len(REQUEST)
+        unanswered = read - answers * len(self._request)
         # The rest of a request may be read, and that not be known.
         is_owed = unanswered < 0 or (not unanswered and found.verdict is Verdict.REST)
         if is_owed:
-            unanswered += len(REQUEST)
+            unanswered += len(self._request)
         if found.verdict is Verdict.CLOSED:
-            # Right when a response has begun, or all of it is written that is known of.
-            is_open = part or ((not unanswered or is_owed) and not self._engine.has_ended)
+            # Right when a response has begun, all of it is written that is known of, or more of a
+            # request has come than is kept.
+            is_open = part or max(unanswered, self._is_unix and length) > LIMIT
+            if not self._is_known:
+                is_open |= (not unanswered or is_owed) and not self._engine.has_ended
             assert is_open, (known, read, written)
             return
         assert not part, (known, read, written)
-        assert found.unanswered == unanswered
+        assert found.unanswered == unanswered, (known, read, written)
         expected = Verdict.REST if is_owed else Verdict.AGAIN if unanswered else Verdict.IDLE
         assert found.verdict is expected
         assert self._is_unix or (found.consumed, found.written) == (read, written)
         data_at = layout.data_at(self._number) + found.base - entry.in_base
         data = bytes(self._ledger.bytes[data_at : data_at + unanswered])
-        assert data == REQUEST[:unanswered]
+        assert data == self._request[:unanswered]
 
     async def send(self, data: bytes) -> None:
         """Have the client send something."""
@@ -294,23 +318,40 @@ def pair(kind: str) -> tuple[socket.socket, socket.socket]:
     return server, client
 
 
+CASES = {
+    "short": (REQUEST, RESPONSE),
+    "large": (REQUEST, LARGE),
+    "stated": (REQUEST, STATED),
+    "long": (LONG, RESPONSE),
+    "long, stated": (LONG, STATED),
+}
+"""Requests, and the responses to them."""
+
+
+ANSWERS = at_once, in_pieces, in_turns, and_later
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-@pytest.mark.parametrize("response", [RESPONSE, LARGE], ids=["short", "large"])
 @pytest.mark.parametrize(
-    "answer", [at_once, in_pieces, in_turns, and_later, early, early_and_written]
+    ("case", "answer"),
+    [
+        *itertools.product(CASES, ANSWERS),
+        *itertools.product(("short", "large", "stated"), EARLY),
+    ],
 )
 def test_worker_may_die_at_any_time(
-    kind: str, answer: Answer, response: bytes, loop: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, answer: Answer, case: str, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is unanswered is known whenever it can be, and nothing else is ever taken for it."""
     failures: list[object] = []
+    request, response = CASES[case]
 
     async def live() -> None:
         running = asyncio.get_running_loop()
         running.set_exception_handler(lambda _loop, context: failures.append(context["exception"]))
         server, client = pair(kind)
-        connection = Connection(server, client, answer, response)
+        connection = Connection(server, client, answer, request, response)
 
         def watch(name: str) -> None:
             call = getattr(os, name)
@@ -329,16 +370,23 @@ def test_worker_may_die_at_any_time(
         transport, _ = await running.connect_accepted_socket(connection.make, server)
         quiet = []
         for begin in (0, 100, 999):
-            await connection.send(REQUEST[:begin])
+            await connection.send(request[:begin])
             connection.look()
             quiet.append(connection.findings[-1].verdict)
-            await connection.send(REQUEST[begin:])
+            await connection.send(request[begin:])
             await connection.receive()
             quiet.append(connection.findings[-1].verdict)
+        if case == "long" and answer in (at_once, in_pieces):
+            await connection.send(request + request[:500])
+            await connection.receive()
+            assert connection.findings[-1].unanswered == 500
+            await connection.send(request[500:])
+            await connection.receive()
+            assert connection.findings[-1].verdict is Verdict.IDLE
         idle = Verdict.IDLE
         known = Verdict.REST if answer in EARLY else Verdict.AGAIN
         found = {one.verdict for one in connection.findings}
-        if answer in EARLY and response is LARGE:  # A part of it may be written, or all.
+        if answer in EARLY and response is not RESPONSE:  # A part of it may be written, or all.
             quiet = [known if one is Verdict.CLOSED else one for one in quiet]
             found.add(known)
         assert quiet == [idle, idle, known, idle, known, idle]
