@@ -9,6 +9,7 @@ import contextlib
 import errno
 import random
 import select
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 

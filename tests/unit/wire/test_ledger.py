@@ -106,9 +106,9 @@ def test_entry_that_is_cut_off_is_refused(data: bytes) -> None:
         decode_entry(data)
 
 
-@pytest.mark.parametrize("state", [5, 2**64 - 1])
+@pytest.mark.parametrize("state", [6, 2**64 - 1])
 def test_entry_with_an_unknown_state_is_refused(state: int) -> None:
-    """There are five."""
+    """There are six."""
     with pytest.raises(ProtocolError, match="no sense"):
         decode_entry(entry(state))
 
