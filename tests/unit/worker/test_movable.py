@@ -48,6 +48,10 @@ class Engine:
         """Have nothing to do."""
         return True
 
+    def is_more_to_come(self) -> bool:
+        """Await nothing."""
+        return False
+
 
 def moves_of(ledger: Ledger, control: socket.socket) -> Moves:
     """Return what the connections of a worker have in common."""
