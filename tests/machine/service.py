@@ -74,9 +74,10 @@ class Service:
         done = self.vm.run("systemctl", "show", unit or self.unit, f"--property={names}")
         return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
-    def wait_show(self, timeout_s: float = TIMEOUT_S, **wanted: str) -> None:
-        """Wait until the unit has these properties."""
-        wait_until(lambda: self.show(*wanted) == wanted, f"{self.unit}: {wanted}", timeout_s)
+    def wait_show(self, timeout_s: float = TIMEOUT_S, unit: str = "", **wanted: str) -> None:
+        """Wait until the unit has these properties, or another."""
+        what = f"{unit or self.unit}: {wanted}"
+        wait_until(lambda: self.show(*wanted, unit=unit) == wanted, what, timeout_s)
 
     def wait_text(self, text: str, timeout_s: float = TIMEOUT_S) -> str:
         """Wait until the status of the unit has `text` in it, and return that line."""

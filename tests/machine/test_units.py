@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from service import HELLO, Service
+from waiting import wait_until
 
 README = Path(__file__).resolve().parent.parent.parent / "README.md"
 
@@ -267,7 +268,7 @@ def test_enabled_instances_start_at_boot(service: Service) -> None:
 
 
 def test_socket_comes_and_goes_with_its_service(service: Service) -> None:
-    """`systemctl enable --now` brings both; `disable` leaves no link of either."""
+    """`enable --now` brings both; `disable --now` ends both, and leaves no link of either."""
     service.configure()
     service.vm.run("systemctl", "enable", "--now", service.unit)
     units = (service.unit, service.socket)
@@ -275,8 +276,36 @@ def test_socket_comes_and_goes_with_its_service(service: Service) -> None:
         assert service.vm.run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
         assert service.vm.run("systemctl", "is-active", unit).stdout.strip() == "active"
     assert service.get().startswith("one")
-    service.vm.run("systemctl", "disable", service.unit)
+    service.vm.run("systemctl", "disable", "--now", service.unit)
     for unit in units:
+        service.wait_show(ActiveState="inactive", unit=unit)
         assert service.show("UnitFileState", unit=unit) == {"UnitFileState": "disabled"}
     links = service.vm.run("find", "/etc/systemd/system", "-name", f"*{service.name}*")
     assert links.stdout == ""
+    assert [one["MESSAGE"] for one in service.journal() if int(one["PRIORITY"]) < 6] == []
+
+
+def test_socket_of_an_enabled_service_outlives_its_stop(service: Service) -> None:
+    """As sockets do: the next client starts the service again."""
+    service.configure()
+    service.vm.run("systemctl", "enable", "--now", service.unit)
+    service.systemctl("stop")
+    assert service.show("ActiveState", unit=service.socket) == {"ActiveState": "active"}
+    assert service.get().startswith("one")
+    service.systemctl("disable")
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_socket_outlives_restarts_and_failures(service: Service, is_enabled: bool) -> None:
+    """Of the service; whether or not that is enabled."""
+    service.configure()
+    service.vm.run("systemctl", "enable" if is_enabled else "disable", service.unit)
+    service.start()
+    began = service.show("ActiveEnterTimestampMonotonic", unit=service.socket)
+    service.systemctl("restart")
+    before = service.pid
+    service.vm.run("kill", "-KILL", str(before))
+    wait_until(lambda: service.pid not in (0, before), "it is started again")
+    assert service.get().startswith("one")
+    service.systemctl("disable")
+    assert service.show("ActiveEnterTimestampMonotonic", unit=service.socket) == began

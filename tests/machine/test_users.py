@@ -83,8 +83,8 @@ def test_instance_of_a_user_serves_and_is_reloaded_without_a_loss(vm: Machine, u
     assert json.loads(user.run("sdcluster status shop --json"))["state"] == "running"
     sessions = vm.run("loginctl", "list-sessions", "--no-legend").stdout.splitlines()
     assert [line for line in sessions if USER in line and "manager" not in line] == []
-    user.run("systemctl --user disable --now sdcluster@shop.socket sdcluster@shop")
-    assert user.get() == ""
+    user.run("systemctl --user disable --now sdcluster@shop")
+    wait_until(lambda: user.get() == "", "its socket is closed")
 
 
 def test_first_client_of_a_user_starts_the_service(user: User) -> None:
