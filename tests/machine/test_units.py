@@ -282,7 +282,7 @@ def test_socket_comes_and_goes_with_its_service(service: Service) -> None:
         assert service.show("UnitFileState", unit=unit) == {"UnitFileState": "disabled"}
     links = service.vm.run("find", "/etc/systemd/system", "-name", f"*{service.name}*")
     assert links.stdout == ""
-    assert [one["MESSAGE"] for one in service.journal() if int(one["PRIORITY"]) < 6] == []
+    assert [one["MESSAGE"] for one in service.journal() if int(one["PRIORITY"]) < 5] == []
 
 
 def test_socket_of_an_enabled_service_outlives_its_stop(service: Service) -> None:
