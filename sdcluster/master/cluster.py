@@ -6,7 +6,6 @@ a decision becomes a deed. Nothing is decided here.
 
 import random
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import assert_never
 
@@ -28,9 +27,10 @@ from sdcluster.errors import ConfigError, ListenError, SpawnError
 from sdcluster.master.channels import Passage, Untaken
 from sdcluster.master.children import Children
 from sdcluster.master.chronicle import Chronicle
+from sdcluster.master.driver import Driver
 from sdcluster.master.estate import Estate
 from sdcluster.master.journal import Journal
-from sdcluster.master.loop import Loop, Timer
+from sdcluster.master.loop import Loop
 from sdcluster.master.quarantine import Quarantine
 from sdcluster.master.relay import Relay
 from sdcluster.master.traffic import Traffic
@@ -95,10 +95,13 @@ class Cluster:
         self._chronicle = chronicle
         self._estate = estate
         self._on_ready = on_ready
-        self._events: deque[ev.Event] = deque()
-        self._feeding = False
-        self._timer: Timer | None = None
-        self._timer_at: float | None = None
+        self._driver: Driver[ev.Event, act.Action] = Driver(
+            self.supervisor,
+            perform=self._perform,
+            loop=loop,
+            time_passed=ev.TimePassed(),
+            on_settled=self._settle,
+        )
         self._wrong_before = 0
         """Requests that workers which are gone have served in the place of another."""
 
@@ -120,35 +123,15 @@ class Cluster:
 
     def feed(self, event: ev.Event) -> None:
         """Tell the supervisor what happened and do what it says."""
-        self._events.append(event)
-        if self._feeding:
-            return
-        self._feeding = True
-        while self._events:
-            now = self._loop.time()
-            for action in self.supervisor.handle(self._events.popleft(), now):
-                self._perform(action)
-        self._feeding = False
+        self._driver.feed(event)
+
+    def _settle(self) -> None:
+        """Have those who serve known to whoever gives connections."""
         self._traffic.settle(
             {slot.number for slot in self.supervisor.slots.values() if slot.serving is not None},
             slots=self.supervisor.wanted,
         )
         self.children.tell_slots(self.supervisor.wanted)
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        deadline = self.supervisor.deadline()
-        if deadline == self._timer_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_at = None, deadline
-        if deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._time_passed)
-
-    def _time_passed(self) -> None:
-        self._timer = self._timer_at = None
-        self.feed(ev.TimePassed())
 
     def _handle_signals(self) -> None:
         def reload() -> None:

@@ -18,14 +18,23 @@ from typing import TYPE_CHECKING, Any
 from sdcluster import process
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
-from sdcluster.core.manual import Announce, Event, ForkWanted, Manual, SettingsChanged, Stage
+from sdcluster.core.manual import (
+    Action,
+    Announce,
+    Event,
+    ForkWanted,
+    Manual,
+    SettingsChanged,
+    Stage,
+)
 from sdcluster.core.states import ExitReason, Generation, Slot, WorkerId
 from sdcluster.errors import ClusterError, ProtocolError, SpawnError, reason_of
-from sdcluster.loops import AsyncLoop, Timer
+from sdcluster.loops import AsyncLoop
 from sdcluster.master import closing, inheritance
 from sdcluster.master.bulletin import Bulletin
 from sdcluster.master.channels import Untaken
 from sdcluster.master.children import Children
+from sdcluster.master.driver import Driver
 from sdcluster.master.farewells import Farewells
 from sdcluster.master.handlers import STOP_SIGNALS, Handlers
 from sdcluster.master.inbox import Inbox
@@ -48,6 +57,7 @@ class _Machinery:
     """What runs from the first fork on."""
 
     manual: Manual
+    driver: Driver[Event, Action]
     children: Children
     openings: Openings
     inbox: Inbox
@@ -70,10 +80,7 @@ class Primary:
         self._machinery: _Machinery | None = None
         self._farewells = Farewells(self.loop)
         self._last = 0
-        self._queue: list[Event] = []
-        self._feeding = False
         self._untold: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._timer: Timer | None = None
         self._ran = False
         self._ended: asyncio.Future[None] = self.loop.create_future()
 
@@ -294,7 +301,10 @@ class Primary:
             on_listening=self._listens,
         )
         manual = Manual(drain_timeout_s=config.drain_timeout_s)
-        return _Machinery(manual, children, openings, inbox, bulletin)
+        driver: Driver[Event, Action] = Driver(
+            manual, perform=self._perform, loop=self._events_loop, time_passed=ev.TimePassed()
+        )
+        return _Machinery(manual, driver, children, openings, inbox, bulletin)
 
     @property
     def inbox(self) -> Inbox:
@@ -309,25 +319,9 @@ class Primary:
 
     def feed(self, event: Event) -> None:
         """Tell the policy what happened and do what it says."""
-        manual = self._started().manual
-        self._queue.append(event)
-        if self._feeding:
-            return
-        self._feeding = True
-        try:
-            while self._queue:
-                for action in manual.handle(self._queue.pop(0), self._events_loop.time()):
-                    self._perform(action)
-        finally:
-            self._feeding = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = manual.deadline()
-        if deadline is not None:
-            self._timer = self._events_loop.call_at(deadline, lambda: self.feed(ev.TimePassed()))
+        self._started().driver.feed(event)
 
-    def _perform(self, action: act.Action | Announce) -> None:
+    def _perform(self, action: Action) -> None:
         children, openings = self._started().children, self._started().openings
         match action:
             case act.LoadGeneration(generation):
