@@ -34,7 +34,7 @@ class Driver(Generic[E, A]):
         time_passed: E,
         on_settled: Callable[[], None] = lambda: None,
     ) -> None:
-        """`time_passed` is the event of a deadline. `on_settled` follows the last of some events."""
+        """`time_passed` is the event of a deadline; `on_settled` follows the last of the events."""
         self._policy = policy
         self._perform = perform
         self._loop = loop
