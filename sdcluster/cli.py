@@ -10,7 +10,9 @@ from typing import Any, NoReturn, get_args
 import click
 
 from sdcluster import __version__
-from sdcluster.config import Config, Scheduling, check_name, config_path, from_options, load
+from sdcluster.config.files import check_name, config_path
+from sdcluster.config.load import from_options, load
+from sdcluster.config.model import Config, Scheduling
 from sdcluster.errors import EX_USAGE, ConfigError, SdclusterError
 from sdcluster.plain import plain
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcluster import runtime
-from sdcluster.config import MAX_WORKERS
+from sdcluster.config.model import MAX_WORKERS
 from sdcluster.errors import ControlError, ProtocolError, reason_of
 from sdcluster.plain import plain, plain_values
 from sdcluster.runtime import peer_uid

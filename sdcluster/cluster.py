@@ -19,8 +19,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from sdcluster import address as addresses
 from sdcluster import side
+from sdcluster.config import address as addresses
 from sdcluster.errors import AppError, ClusterError
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdcluster import textfile
-from sdcluster.address import Address, parse, to_listen_stream
-from sdcluster.config import KEYS, SYSTEM_FOLDER, check_name, user_folder
+from sdcluster.config import textfile
+from sdcluster.config.address import Address, parse, to_listen_stream
+from sdcluster.config.files import SYSTEM_FOLDER, check_name, user_folder
+from sdcluster.config.keys import KEYS
 from sdcluster.errors import ConfigError, reason_of
 
 KERNEL_LOG = Path("/dev/kmsg")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sdcluster import __version__
-from sdcluster.config import MAX_WORKERS
+from sdcluster.config.model import MAX_WORKERS
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.states import Phase, ReloadCause, is_quarantine, place

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 from sdcluster.errors import AppError
 from sdcluster.master.molds import Mold
 from sdcluster.wire import frames

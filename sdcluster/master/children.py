@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 from sdcluster.core import events as ev
 from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
 from sdcluster.descriptors import EXHAUSTED_RETRY_S

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import assert_never
 
-from sdcluster.config import MAX_WORKERS, Config
+from sdcluster.config.model import MAX_WORKERS, Config
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.states import (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sdcluster import runtime
-from sdcluster.address import Address
+from sdcluster.config.address import Address
 from sdcluster.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.errors import ProtocolError
 from sdcluster.loops import READ, WRITE

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 
 STARVED_S = 1.0
 """How long a worker may have no descriptors for connections: it may only have very many of them."""

@@ -8,7 +8,7 @@ import os
 import resource
 from typing import TypeAlias
 
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 
 Inheritance: TypeAlias = tuple[object, ...]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

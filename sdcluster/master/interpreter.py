@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdcluster.config import Config, python
+from sdcluster.config.model import Config, python
 from sdcluster.errors import SpawnError, reason_of
 from sdcluster.master.systemd import PRIVATE_ENVIRONMENT
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdcluster import runtime
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 from sdcluster.core.starts import Start, State, origin
 from sdcluster.descriptors import Borrowed
 from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdcluster.address import Address, Family, same_as_socket, too_long
+from sdcluster.config.address import Address, Family, same_as_socket, too_long
 from sdcluster.descriptors import Borrowed
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError, reason_of
 

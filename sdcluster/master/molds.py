@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdcluster.config import Config, python
+from sdcluster.config.model import Config, python
 from sdcluster.descriptors import duplicates, look
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.master import closing, interpreter

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sdcluster import cpus, program
-from sdcluster.config import Config, Scheduling
+from sdcluster import program
+from sdcluster.config import cpus
+from sdcluster.config.model import Config, Scheduling
 from sdcluster.errors import ClusterError
 from sdcluster.master.bulletin import READY
 

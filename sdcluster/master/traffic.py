@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Callable, Set
 
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 from sdcluster.core.balance import Policy, Rules
 from sdcluster.errors import ConfigError
 from sdcluster.master.channels import Passage, Untaken

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sdcluster.address import MAX_FILE_PATH_BYTES, Address, parse, same_as_socket
+from sdcluster.config.address import MAX_FILE_PATH_BYTES, Address, parse, same_as_socket
 from sdcluster.errors import ListenError, ProtocolError
 from sdcluster.master.listeners import BACKLOG, Listener, bind
 

@@ -16,7 +16,8 @@ from conftest import HELLO, SCHEDULINGS, Launch, Start
 from instance import Instance, sdcluster, wait_until
 from web import Answer, connection, fetch, slots
 
-from sdcluster import __version__, cpus
+from sdcluster import __version__
+from sdcluster.config import cpus
 
 GATED = """
 import asyncio

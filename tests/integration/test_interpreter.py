@@ -11,7 +11,8 @@ from instance import sdcluster
 from waiting import wait_until
 from web import fetch
 
-from sdcluster.config import Config, from_options
+from sdcluster.config.load import from_options
+from sdcluster.config.model import Config
 from sdcluster.errors import SpawnError
 from sdcluster.master import interpreter
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from waiting import at_once
 
-from sdcluster import cpus, generator
+from sdcluster import generator
+from sdcluster.config import cpus
 from sdcluster.generator import main, socket_drop_in
 
 SOURCE = Path("/etc/sdcluster/shop.toml")

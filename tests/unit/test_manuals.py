@@ -10,7 +10,9 @@ import pytest
 
 from sdcluster import __version__, errors
 from sdcluster.cli import main
-from sdcluster.config import KEYS, Config, load
+from sdcluster.config.keys import KEYS
+from sdcluster.config.load import load
+from sdcluster.config.model import Config
 
 MANUALS = Path(__file__).resolve().parent.parent.parent / "packaging" / "man"
 COMMAND = (MANUALS / "sdcluster.1").read_text()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sdcluster.config import from_options
+from sdcluster.config.load import from_options
 from sdcluster.master.health import Figures, Limits, hung, limits, worn
 
 NOW = 1000.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster.config import Config
+from sdcluster.config.model import Config
 from sdcluster.core.starts import PATIENCE_S
 from sdcluster.errors import EX_SOFTWARE, ConfigError
 from sdcluster.master import launch

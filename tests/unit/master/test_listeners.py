@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster.address import Address, parse
+from sdcluster.config.address import Address, parse
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError
 from sdcluster.master.listeners import Listener, ListenerSet, adopt, bind
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster.config import from_options
+from sdcluster.config.load import from_options
 from sdcluster.errors import ProtocolError
 from sdcluster.master import interpreter
 from sdcluster.master.molds import MAX_UNANSWERED, Mold

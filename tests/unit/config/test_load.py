@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from waiting import at_once
 
-from sdcluster import cpus
-from sdcluster.address import Address
-from sdcluster.config import KEYS, Config, check_name, config_path, from_options, load, python
+from sdcluster.config import cpus
+from sdcluster.config.address import Address
+from sdcluster.config.files import check_name, config_path
+from sdcluster.config.keys import KEYS
+from sdcluster.config.load import from_options, load
+from sdcluster.config.model import Config, python
+from sdcluster.config.routing import Shard, Sticky
 from sdcluster.errors import EX_CONFIG, ConfigError
-from sdcluster.routing import Shard, Sticky
 
 APP = "app = 'shop:app'\n"
 COMMAND = "exec = ['/bin/sh']\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from waiting import at_once
 
-from sdcluster import textfile
-from sdcluster.textfile import MAX_BYTES, UnreadableError, read
+from sdcluster.config import textfile
+from sdcluster.config.textfile import MAX_BYTES, UnreadableError, read
 
 
 def test_text_is_read_with_one_kind_of_line_end(tmp_path: Path) -> None:

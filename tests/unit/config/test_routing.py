@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdcluster.routing import Sticky, sticky
+from sdcluster.config.routing import Sticky, sticky
 
 
 @pytest.mark.parametrize(

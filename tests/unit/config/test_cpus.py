@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster import cpus
+from sdcluster.config import cpus
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster.address import (
+from sdcluster.config.address import (
     Address,
     parse,
     relative_path,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdcluster.environment import EnvironmentFileError, parse_environment_file
+from sdcluster.config.environment_file import EnvironmentFileError, parse_environment_file
 
 
 @pytest.mark.parametrize(
