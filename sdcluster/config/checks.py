@@ -3,17 +3,22 @@
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from sdcluster import cacheurl
 from sdcluster.config import cpus
 from sdcluster.config.address import Address, parse
 from sdcluster.config.model import DEFAULT_LISTEN, MAX_REPLAY_KB, MAX_WEIGHT, MAX_WORKERS
+from sdcluster.config.schema import STRING, Check, Schema, allows, list_of
 
+_ADDRESS: Schema = {"anyOf": [STRING, {"type": "integer", "minimum": 0, "maximum": 65535}]}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def integer(low: int, high: int) -> Callable[[object], int]:
+def integer(low: int, high: int) -> Check[int]:
+    """Allow whole numbers from `low` to `high`."""
+
+    @allows(type="integer", minimum=low, maximum=high)
     def check(value: object) -> int:
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"{_show(value)} is not a whole number from {low} to {high}")
@@ -22,7 +27,10 @@ def integer(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def seconds(low: float, high: float) -> Callable[[object], float]:
+def seconds(low: float, high: float) -> Check[float]:
+    """Allow numbers of seconds from `low` to `high`."""
+
+    @allows(type="number", minimum=low, maximum=high)
     def check(value: object) -> float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not low <= float(str(value)) <= high:
@@ -32,20 +40,27 @@ def seconds(low: float, high: float) -> Callable[[object], float]:
     return check
 
 
+@allows(**list_of({"type": "integer", "minimum": 1, "maximum": MAX_WEIGHT}, maxItems=MAX_WORKERS))
 def weights(value: object) -> tuple[int, ...]:
+    """Allow a weight for each of the first slots."""
     if not isinstance(value, list) or not 0 < len(value) <= MAX_WORKERS:
         raise ValueError(f"{_show(value)} is not a list of whole numbers, such as [2, 1, 1]")
     return tuple(integer(1, MAX_WEIGHT)(one) for one in value)
 
 
+@allows(type="integer", minimum=4, maximum=MAX_REPLAY_KB, multipleOf=4)
 def replay_max_kb(value: object) -> int:
+    """Allow whole pages of memory."""
     kb = integer(4, MAX_REPLAY_KB)(value)
     if kb % 4:
         raise ValueError(f"{kb} is not a multiple of 4")
     return kb
 
 
-def choice(*choices: str) -> Callable[[object], str]:
+def choice(*choices: str) -> Check[str]:
+    """Allow these words."""
+
+    @allows(enum=list(choices))
     def check(value: object) -> str:
         if value not in choices:
             near = difflib.get_close_matches(str(value), choices, 1, 0.5)
@@ -56,19 +71,25 @@ def choice(*choices: str) -> Callable[[object], str]:
     return check
 
 
+@allows(type="boolean")
 def boolean(value: object) -> bool:
+    """Allow true and false."""
     if not isinstance(value, bool):
         raise ValueError(f"{_show(value)} is not true or false")
     return value
 
 
+@allows(**STRING)
 def string(value: object) -> str:
+    """Allow texts that have something in them, and no NUL."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{_show(value)} is not a text")
     return value
 
 
+@allows(anyOf=[{"const": "max"}, {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}])
 def workers(value: object) -> int:
+    """Allow a number of workers; `max` is one for each CPU."""
     if value == "max":
         return min(cpus.usable(), MAX_WORKERS)
     if type(value) is not int or not 1 <= value <= MAX_WORKERS:
@@ -79,7 +100,9 @@ def workers(value: object) -> int:
     return value
 
 
+@allows(**STRING)
 def app(value: object) -> str:
+    """Allow MODULE:ATTRIBUTE, with () behind it for a factory."""
     text = string(value)
     module, colon, attribute = text.partition(":")
     attribute = attribute.removesuffix("()")
@@ -94,7 +117,9 @@ def app(value: object) -> str:
     return text
 
 
+@allows(**STRING)
 def agent(value: object) -> str:
+    """Allow MODULE:FUNCTION."""
     text = str(value)
     with contextlib.suppress(ValueError):
         if not text.endswith(")"):
@@ -103,7 +128,9 @@ def agent(value: object) -> str:
     raise ValueError(f"{_show(value)} is not MODULE:FUNCTION, such as hello:agent{hint}")
 
 
+@allows(**list_of(STRING))
 def command(value: object) -> tuple[str, ...]:
+    """Allow a program and its arguments."""
     if isinstance(value, str):
         raise ValueError(f'{_show(value)} is a text; write a list, such as ["node", "server.js"]')
     if not isinstance(value, list) or not value:
@@ -111,7 +138,9 @@ def command(value: object) -> tuple[str, ...]:
     return tuple(string(word) for word in value)
 
 
+@allows(anyOf=[_ADDRESS, list_of(_ADDRESS), {"type": "object", "additionalProperties": _ADDRESS}])
 def listen(value: object) -> tuple[Address, ...]:
+    """Allow one address, a list of them, or a table with a name for each."""
     if isinstance(value, Mapping):
         found = [_named(name, address) for name, address in value.items()]
     else:
@@ -140,12 +169,16 @@ def _address(value: object, *, name: str = "") -> Address:
     return parse(value, name=name)
 
 
+@allows(anyOf=[STRING, list_of(STRING)])
 def addresses(value: object) -> str:
+    """Allow one text, or a list of them; return them with commas between."""
     words = value if isinstance(value, list) else [value]
     return ",".join(string(word) for word in words)
 
 
+@allows(type="object", additionalProperties={"type": "string"})
 def environment(value: object) -> dict[str, str]:
+    """Allow a table of variables."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{_show(value)} is not a table, such as {{ NAME = 'value' }}")
     for name, text in value.items():
@@ -156,14 +189,18 @@ def environment(value: object) -> dict[str, str]:
     return dict(value)
 
 
+@allows(**STRING)
 def cache(value: object) -> str:
+    """Allow the URL of a shared cache."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("is not a text, such as lmdb:///srv/hello/cache?size_mb=256")
     cacheurl.parse(value)
     return value
 
 
+@allows(type="string", pattern="^/(.*[^/])?$")
 def root_path(value: object) -> str:
+    """Allow a path that an app is below."""
     text = string(value)
     if not text.startswith("/") or text.endswith("/"):
         raise ValueError(f"{_show(value)} is not a path such as /api, without a slash at its end")

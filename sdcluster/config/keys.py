@@ -1,59 +1,151 @@
 """The one table of the keys that a configuration may have."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from sdcluster.config import checks, routing
-from sdcluster.config.model import MAX_WORKERS, ExecReady, Interface, Replay, Scheduling
+from sdcluster.config.model import (
+    DEFAULT_LISTEN,
+    MAX_WORKERS,
+    Config,
+    ExecReady,
+    Interface,
+    Replay,
+    Scheduling,
+)
+from sdcluster.config.schema import Check, Schema
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: how its value is checked, and whether a command may have it."""
+    """One key: how its value is checked, what it is, and whether a command may have it."""
 
-    check: Callable[[object], Any]
+    check: Check[Any]
+    about: str
+    """One sentence, for the manual and for editors."""
+    default: str | int | float | bool | None = None
+    """What holds without it, where `Config` does not have it in this form; None if nothing does."""
     for_command: bool = True
 
 
+def _of_app(check: Check[Any], about: str) -> Key:
+    return Key(check, about, for_command=False)
+
+
 KEYS: Mapping[str, Key] = {
-    "app": Key(checks.app, for_command=False),
-    "agent": Key(checks.agent, for_command=False),
-    "exec": Key(checks.command),
-    "exec_ready": Key(checks.choice(*get_args(ExecReady))),
-    "interface": Key(checks.choice(*get_args(Interface)), for_command=False),
-    "directory": Key(checks.string),
-    "venv": Key(checks.string),
-    "environment": Key(checks.environment),
-    "environment_file": Key(checks.string),
-    "cache": Key(checks.cache),
-    "listen": Key(checks.listen),
-    "workers": Key(checks.workers),
-    "ready_workers": Key(checks.integer(1, MAX_WORKERS)),
-    "scheduling": Key(checks.choice(*get_args(Scheduling))),
-    "weights": Key(checks.weights, for_command=False),
-    "rebalance": Key(checks.boolean, for_command=False),
-    "preload": Key(checks.boolean, for_command=False),
-    "threads": Key(checks.integer(1, 1024), for_command=False),
-    "ready_timeout_s": Key(checks.seconds(0.1, 86400)),
-    "drain_timeout_s": Key(checks.seconds(0.1, 86400)),
-    "heartbeat_timeout_s": Key(checks.seconds(0, 86400)),
-    "request_timeout_s": Key(checks.seconds(0, 86400), for_command=False),
-    "reload_probation_s": Key(checks.seconds(0, 3600)),
-    "max_requests": Key(checks.integer(0, 2**53), for_command=False),
-    "max_requests_jitter": Key(checks.integer(0, 2**53), for_command=False),
-    "max_lifetime_s": Key(checks.seconds(0, 86400 * 366)),
-    "max_memory_mb": Key(checks.integer(0, 2**40)),
-    "max_connections": Key(checks.integer(0, 2**20), for_command=False),
-    "crash_recovery": Key(checks.boolean, for_command=False),
-    "replay": Key(checks.choice(*get_args(Replay)), for_command=False),
-    "replay_max_kb": Key(checks.replay_max_kb, for_command=False),
-    "sticky": Key(routing.sticky, for_command=False),
-    "shard": Key(routing.shard, for_command=False),
-    "handoff_timeout_s": Key(checks.seconds(0, 3600), for_command=False),
-    "proxy_protocol": Key(checks.boolean, for_command=False),
-    "proxy_allow_ips": Key(routing.proxies, for_command=False),
-    "access_log": Key(checks.boolean, for_command=False),
-    "forwarded_allow_ips": Key(checks.addresses, for_command=False),
-    "root_path": Key(checks.root_path, for_command=False),
+    "app": _of_app(checks.app, "The app, as MODULE:ATTRIBUTE; with () behind it, what makes it."),
+    "agent": _of_app(
+        checks.agent, "A function of one process beside the workers, as MODULE:FUNCTION."
+    ),
+    "exec": Key(checks.command, "A command in place of an app: its program and arguments."),
+    "exec_ready": Key(
+        checks.choice(*get_args(ExecReady)), "When a command is ready: at READY=1, or once it runs."
+    ),
+    "interface": _of_app(checks.choice(*get_args(Interface)), "How the app is called."),
+    "directory": Key(checks.string, "The folder of the app."),
+    "venv": Key(checks.string, "The virtualenv of the app."),
+    "environment": Key(checks.environment, "Environment variables of the workers."),
+    "environment_file": Key(
+        checks.string, "A file of environment variables, as EnvironmentFile= has it."
+    ),
+    "cache": Key(checks.cache, "Where the cache is that the workers share, as a URL."),
+    "listen": Key(checks.listen, "The addresses of the listening sockets.", DEFAULT_LISTEN),
+    "workers": Key(checks.workers, 'The number of workers; "max" is one for each CPU.', "max"),
+    "ready_workers": Key(
+        checks.integer(1, MAX_WORKERS), "How many workers must serve before the start is over."
+    ),
+    "scheduling": Key(
+        checks.choice(*get_args(Scheduling)),
+        "Who accepts connections, and how they are spread over the workers.",
+        "round-robin",
+    ),
+    "weights": _of_app(checks.weights, "The share of each slot in new connections."),
+    "rebalance": _of_app(
+        checks.boolean, "Whether open connections move to workers that have fewer than the others."
+    ),
+    "preload": _of_app(
+        checks.boolean, "Whether the app is imported once, before the workers are forked."
+    ),
+    "threads": _of_app(checks.integer(1, 1024), "Threads of a worker for a WSGI app."),
+    "ready_timeout_s": Key(
+        checks.seconds(0.1, 86400), "How long a worker may take to be ready, in seconds."
+    ),
+    "drain_timeout_s": Key(
+        checks.seconds(0.1, 86400),
+        "How long a worker that leaves may take to answer what it has, in seconds.",
+    ),
+    "heartbeat_timeout_s": Key(
+        checks.seconds(0, 86400), "How long an event loop may stand still, in seconds.", 30.0
+    ),
+    "request_timeout_s": _of_app(
+        checks.seconds(0, 86400),
+        "The age of a request at which its worker is replaced, in seconds.",
+    ),
+    "reload_probation_s": Key(
+        checks.seconds(0, 3600),
+        "How long a new worker must live before the old one of its slot leaves, in seconds.",
+    ),
+    "max_requests": _of_app(
+        checks.integer(0, 2**53), "The number of requests after which a worker is replaced."
+    ),
+    "max_requests_jitter": _of_app(
+        checks.integer(0, 2**53), "The most that is added to max_requests, at random."
+    ),
+    "max_lifetime_s": Key(
+        checks.seconds(0, 86400 * 366), "The age at which a worker is replaced, in seconds."
+    ),
+    "max_memory_mb": Key(
+        checks.integer(0, 2**40),
+        "The resident memory at which a worker is replaced, in MB (10^6 bytes).",
+    ),
+    "max_connections": _of_app(
+        checks.integer(0, 2**20), "The most connections that a worker has open."
+    ),
+    "crash_recovery": _of_app(
+        checks.boolean, "Whether connections outlive the worker that has died with them."
+    ),
+    "replay": _of_app(
+        checks.choice(*get_args(Replay)), "Which requests are made again when a worker dies."
+    ),
+    "replay_max_kb": _of_app(
+        checks.replay_max_kb, "How much is kept of each request to make it again, in kibibytes."
+    ),
+    "sticky": _of_app(routing.sticky, "What keeps a client with its worker."),
+    "shard": _of_app(routing.shard, "What of a request says which worker it is for."),
+    "handoff_timeout_s": _of_app(
+        checks.seconds(0, 3600),
+        "How long a request waits for room at the worker that it is for, in seconds.",
+    ),
+    "proxy_protocol": _of_app(
+        checks.boolean, "Whether proxies say who the client is, in the PROXY protocol."
+    ),
+    "proxy_allow_ips": _of_app(
+        routing.proxies, "The peers that must say so: addresses, networks, and unix."
+    ),
+    "access_log": _of_app(checks.boolean, "Whether each request is logged."),
+    "forwarded_allow_ips": _of_app(
+        checks.addresses, "The peers whose X-Forwarded headers are believed."
+    ),
+    "root_path": _of_app(checks.root_path, "The path that the app is below."),
 }
+
+
+def json_schema() -> Schema:
+    """Return the JSON Schema of a configuration, for editors."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    properties = {}
+    for name, key in KEYS.items():
+        default = defaults.get(name) if key.default is None else key.default
+        stated = {"default": default} if isinstance(default, (bool, int, float, str)) else {}
+        if default == "":
+            stated = {}
+        properties[name] = {"description": key.about, **stated, **key.check.schema}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The configuration of an app served by sdcluster, sdcluster.toml(5)",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }

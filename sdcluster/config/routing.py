@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from sdcluster.config.schema import STRING, allows, list_of
+
 StickyBy = Literal["cookie", "client-ip"]
 SameSite = Literal["lax", "strict", "none"]
 Secure = Literal["auto", "always", "never"]
@@ -67,6 +69,25 @@ class Shard:
     """`MODULE:FUNCTION`, in the app."""
 
 
+@allows(
+    anyOf=[
+        {"enum": list(get_args(StickyBy))},
+        {
+            "type": "object",
+            "properties": {
+                "by": {"enum": list(get_args(StickyBy))},
+                "name": STRING,
+                "path": STRING,
+                "domain": STRING,
+                "max_age_s": {"type": "integer", "minimum": 0, "maximum": MAX_AGE_S},
+                "same_site": {"enum": list(get_args(SameSite))},
+                "secure": {"enum": list(get_args(Secure))},
+            },
+            "required": ["by"],
+            "additionalProperties": False,
+        },
+    ]
+)
 def sticky(value: object) -> Sticky:
     """Check the key `sticky`: a text, or a table with `by` and what goes with it."""
     if isinstance(value, str):
@@ -84,6 +105,17 @@ def sticky(value: object) -> Sticky:
     return Sticky(**found)
 
 
+@allows(
+    anyOf=[
+        STRING,
+        {
+            "type": "object",
+            "properties": {"by": STRING},
+            "required": ["by"],
+            "additionalProperties": False,
+        },
+    ]
+)
 def shard(value: object) -> Shard:
     """Check the key `shard`: `MODULE:FUNCTION`, or a table with `by`."""
     if isinstance(value, str):
@@ -111,6 +143,7 @@ def shard(value: object) -> Shard:
     return Shard(by=by)
 
 
+@allows(anyOf=[STRING, list_of(STRING)])
 def proxies(value: object) -> tuple[str, ...]:
     """Check the key `proxy_allow_ips`: addresses, networks, and `unix`."""
     words = value if isinstance(value, list) else [value]

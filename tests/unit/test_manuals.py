@@ -6,11 +6,13 @@ import tomllib
 from pathlib import Path
 
 import click
+import jsonschema
+import overview
 import pytest
 
 from sdcluster import __version__, errors
 from sdcluster.cli import main
-from sdcluster.config.keys import KEYS
+from sdcluster.config.keys import KEYS, json_schema
 from sdcluster.config.load import load
 from sdcluster.config.model import Config
 
@@ -31,6 +33,23 @@ def test_config_manual_has_every_key_and_no_other() -> None:
     choices = {"shared", "reuseport"}  # What `scheduling` may be is tagged in the same way.
     assert sorted(set(tagged) - choices) == sorted(KEYS)
     assert len(tagged) == len(set(tagged))
+
+
+def test_what_is_made_of_the_table_of_keys_is_as_the_table_is() -> None:
+    """Else: python packaging/overview.py."""
+    assert overview.with_overview(CONFIG) == CONFIG
+    assert overview.SCHEMA.read_text() == overview.schema()
+
+
+def test_schema_lets_pass_what_the_example_has() -> None:
+    """And not what is wrong in it: the check and the schema are one rule."""
+    validator = jsonschema.Draft202012Validator(json_schema())
+    example = tomllib.loads(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", EXAMPLE))
+    assert not list(validator.iter_errors(example))
+    for key in KEYS:
+        assert list(validator.iter_errors({key: None})), key
+    for key, value in (("worker", 2), ("workers", 0), ("scheduling", "x"), ("listen", [])):
+        assert list(validator.iter_errors({key: value})), key
 
 
 @pytest.mark.parametrize("name", main.commands)
