@@ -1,6 +1,6 @@
 """`python -m sdcluster` is the `sdcluster` command."""
 
-from sdcluster.cli import main
+from sdcluster.cli.commands import main
 
 if __name__ == "__main__":
     main()

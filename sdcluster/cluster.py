@@ -19,9 +19,9 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from sdcluster import side
 from sdcluster.config import address as addresses
 from sdcluster.errors import AppError, ClusterError
+from sdcluster.worker import side
 
 if TYPE_CHECKING:
     from sdcluster.master.peer import Worker

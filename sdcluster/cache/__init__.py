@@ -17,14 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdcluster import cacheurl, program
 from sdcluster.cache.cache import Cache
 from sdcluster.cache.embedded import EmbeddedStore
 from sdcluster.cache.lenient import LenientStore
 from sdcluster.cache.store import Store
 from sdcluster.cache.values import Serializer
 from sdcluster.errors import CacheError, reason_of
-from sdcluster.folders import make_private
+from sdcluster.system import command_line
+from sdcluster.system.folders import make_private
+from sdcluster.wire import cache_url
 
 MEMORY = Path("/dev/shm")
 
@@ -37,7 +38,7 @@ def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
     """Return the cache at a URL, or the instance's own. Raises `CacheError`."""
     name = os.environ.get("SDCLUSTER_INSTANCE") or _own_name()
     try:
-        parts = cacheurl.parse(url or os.environ.get(cacheurl.VARIABLE, ""))
+        parts = cache_url.parse(url or os.environ.get(cache_url.VARIABLE, ""))
     except ValueError as error:
         raise CacheError(str(error)) from error
     open_store = _opener(parts, name)
@@ -48,11 +49,11 @@ def connect(url: str = "", *, serializer: Serializer = "json") -> Cache:
 
 def _own_name() -> str:
     """Return the name of the program of the library's that this may be: its workers have it."""
-    script = program.script()
-    return program.name(script) if script else "default"
+    script = command_line.script()
+    return command_line.name(script) if script else "default"
 
 
-def _opener(parts: cacheurl.CacheUrl, name: str) -> Callable[[], Store]:
+def _opener(parts: cache_url.CacheUrl, name: str) -> Callable[[], Store]:
     """Return what opens the store. Raises `CacheError` for what can never be opened."""
     if parts.remote:
         from sdcluster.cache.remote import RemoteStore

@@ -15,7 +15,7 @@ from typing import Any
 
 from sdcluster.cache.gate import Gate
 from sdcluster.errors import CacheError, reason_of
-from sdcluster.folders import NotOursError, make_private
+from sdcluster.system.folders import NotOursError, make_private
 
 MAX_READERS = 2048
 DATABASES = (b"values", b"order", b"ends")

@@ -5,11 +5,11 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from sdcluster import cacheurl
 from sdcluster.config import cpus
 from sdcluster.config.address import Address, parse
 from sdcluster.config.model import DEFAULT_LISTEN, MAX_REPLAY_KB, MAX_WEIGHT, MAX_WORKERS
 from sdcluster.config.schema import STRING, Check, Schema, allows, list_of
+from sdcluster.wire import cache_url
 
 _ADDRESS: Schema = {"anyOf": [STRING, {"type": "integer", "minimum": 0, "maximum": 65535}]}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -194,7 +194,7 @@ def cache(value: object) -> str:
     """Allow the URL of a shared cache."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("is not a text, such as lmdb:///srv/hello/cache?size_mb=256")
-    cacheurl.parse(value)
+    cache_url.parse(value)
     return value
 
 

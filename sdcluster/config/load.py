@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdcluster import cacheurl
 from sdcluster.config import checks, textfile
 from sdcluster.config.environment_file import EnvironmentFileError, parse_environment_file
 from sdcluster.config.files import check_name
 from sdcluster.config.keys import KEYS
 from sdcluster.config.model import DEFAULT_LISTEN, DISPATCHED, Config
 from sdcluster.errors import ConfigError
+from sdcluster.wire import cache_url
 
 
 def load(
@@ -204,9 +204,9 @@ def _all_environment(
             wrong("environment_file", f"{path}: {error}")
     environment |= checked.get("environment", {})
     if "cache" in checked:
-        if cacheurl.VARIABLE in environment:
-            wrong("cache", f"the environment has {cacheurl.VARIABLE} too; keep one of the two")
-        environment[cacheurl.VARIABLE] = checked["cache"]
+        if cache_url.VARIABLE in environment:
+            wrong("cache", f"the environment has {cache_url.VARIABLE} too; keep one of the two")
+        environment[cache_url.VARIABLE] = checked["cache"]
     return environment
 
 

@@ -7,8 +7,8 @@ workers do not listen says so (`setup_master(ready="online")`).
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from sdcluster.loops import EventLoop
 from sdcluster.master.systemd import ServiceManager
+from sdcluster.system.event_loop import EventLoop
 
 TICK_S = 1.0
 READY = {"listening": ("listening",), "online": ("online", "listening")}

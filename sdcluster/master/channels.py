@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sdcluster import descriptors
 from sdcluster.core.handing import Given, Said, miscount, offence
 from sdcluster.errors import ProtocolError
 from sdcluster.master import closing
 from sdcluster.master.counts import counts
+from sdcluster.system import descriptors
 from sdcluster.wire import channel, latency, notify
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.scoreboard import MAX_SIGNATURES, SIGNATURES_AT, SIZE_BYTES, Field, Scoreboard

@@ -15,9 +15,7 @@ from types import MappingProxyType
 from sdcluster.config.model import Config
 from sdcluster.core import events as ev
 from sdcluster.core.states import AGENT, Generation, Slot, WorkerId
-from sdcluster.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
-from sdcluster.loops import EventLoop
 from sdcluster.master import closing, health
 from sdcluster.master.channels import Kept, Passage, Untaken, WorkerChannel
 from sdcluster.master.journal import About, EventKind, Journal
@@ -26,7 +24,9 @@ from sdcluster.master.molds import Mold
 from sdcluster.master.readiness import NotifySocket
 from sdcluster.master.recovery import Summary, is_ours
 from sdcluster.master.workers import WorkerProcess, exit_text, is_child, parent_of
-from sdcluster.runtime import directory
+from sdcluster.system.descriptors import EXHAUSTED_RETRY_S
+from sdcluster.system.event_loop import EventLoop
+from sdcluster.system.runtime import directory
 from sdcluster.wire import frames
 from sdcluster.wire.notify import Notification
 

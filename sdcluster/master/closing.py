@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 
-from sdcluster.descriptors import Borrowed
+from sdcluster.system.descriptors import Borrowed
 
 PATIENCE_S = 0.1
 """How long one descriptor may take before another thread goes on."""

@@ -11,14 +11,14 @@ import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sdcluster import runtime
 from sdcluster.config.address import Address
-from sdcluster.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.errors import ProtocolError
-from sdcluster.loops import READ, WRITE
 from sdcluster.master.listeners import Listener, bind
 from sdcluster.master.loop import Loop, Timer
-from sdcluster.runtime import peer_uid
+from sdcluster.system import runtime
+from sdcluster.system.descriptors import EXHAUSTED_RETRY_S
+from sdcluster.system.event_loop import READ, WRITE
+from sdcluster.system.runtime import peer_uid
 from sdcluster.wire import varlink
 
 MAX_CLIENTS = 32

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sdcluster.core.balance import Rules, fewest_outstanding
-from sdcluster.descriptors import EXHAUSTED, EXHAUSTED_RETRY_S
-from sdcluster.loops import EventLoop, Timer
 from sdcluster.master import closing
 from sdcluster.master.channels import SENSELESS, Passage, Untaken, WorkerChannel
 from sdcluster.master.handoffs import Handoffs
 from sdcluster.master.listeners import BACKLOG
 from sdcluster.master.passages import Passages
+from sdcluster.system.descriptors import EXHAUSTED, EXHAUSTED_RETRY_S
+from sdcluster.system.event_loop import EventLoop, Timer
 
 ACCEPTS_PER_TURN = 64
 FULL_RETRY_S = 0.05

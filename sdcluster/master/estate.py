@@ -16,10 +16,11 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
-from sdcluster import __version__, descriptors
+from sdcluster import __version__
 from sdcluster.errors import ProtocolError
 from sdcluster.master import closing
 from sdcluster.master.channels import Passage
+from sdcluster.system import descriptors
 from sdcluster.wire.channel import (
     MAX_HANDOFF_BYTES,
     Handoff,

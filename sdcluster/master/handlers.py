@@ -5,9 +5,9 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sdcluster import requests
-from sdcluster.emitter import Emitter
-from sdcluster.repeating import Repeating
+from sdcluster.messaging import requests
+from sdcluster.messaging.emitter import Emitter
+from sdcluster.messaging.repetition import Repeating
 from sdcluster.wire.messages import Frame
 
 EVENTS = ("setup", "fork", "online", "listening", "message", "disconnect", "exit")

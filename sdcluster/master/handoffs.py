@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sdcluster.core.queues import Limits, Queues
-from sdcluster.loops import EventLoop, Timer
 from sdcluster.master import closing
 from sdcluster.master.channels import Passage, WorkerChannel
 from sdcluster.master.passages import Memory
+from sdcluster.system.event_loop import EventLoop, Timer
 from sdcluster.wire.channel import ANY, Handoff, Terms
 
 RETRY_S = 0.005

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sdcluster import attachment
 from sdcluster.core.manual import Event, KillWanted, Stage
 from sdcluster.core.states import WorkerId
 from sdcluster.errors import ClusterError, ListenError, ProtocolError, reason_of
@@ -16,7 +15,8 @@ from sdcluster.master import closing
 from sdcluster.master.handlers import Handlers
 from sdcluster.master.openings import Openings
 from sdcluster.master.peer import Worker
-from sdcluster.requests import decode, encode
+from sdcluster.messaging import attachment
+from sdcluster.messaging.requests import decode, encode
 from sdcluster.wire.messages import ALL, Frame, Kind, refusal
 
 _ENDING = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"}

@@ -17,9 +17,9 @@ from enum import StrEnum, unique
 from syslog import LOG_ERR, LOG_INFO, LOG_NOTICE, LOG_WARNING
 from typing import Final
 
-from sdcluster import process
 from sdcluster.core.states import Slot, label
 from sdcluster.master.output import Output
+from sdcluster.system import process
 from sdcluster.wire import journal
 
 

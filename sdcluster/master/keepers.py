@@ -10,11 +10,11 @@ import socket
 from collections.abc import Callable, Iterable
 
 from sdcluster.core.states import is_quarantine
-from sdcluster.loops import EventLoop
 from sdcluster.master.channels import Passage
 from sdcluster.master.molds import send_signal
 from sdcluster.master.recovery import Recovery, Summary
 from sdcluster.master.workers import WorkerProcess, is_child
+from sdcluster.system.event_loop import EventLoop
 
 
 class Keepers:

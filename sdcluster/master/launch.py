@@ -13,10 +13,8 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdcluster import runtime
 from sdcluster.config.model import Config
 from sdcluster.core.starts import Start, State, origin
-from sdcluster.descriptors import Borrowed
 from sdcluster.errors import EX_SOFTWARE, ConfigError, ListenError
 from sdcluster.master import control, interpreter
 from sdcluster.master.api import Api
@@ -31,6 +29,8 @@ from sdcluster.master.listeners import Listener, ListenerSet, address_text
 from sdcluster.master.loop import Loop
 from sdcluster.master.traffic import Traffic
 from sdcluster.master.waiting import FileState, Waiting, file_state
+from sdcluster.system import runtime
+from sdcluster.system.descriptors import Borrowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdcluster.config.address import Address, Family, same_as_socket, too_long
-from sdcluster.descriptors import Borrowed
 from sdcluster.errors import ConfigError, ListenError, ListenPermissionError, reason_of
+from sdcluster.system.descriptors import Borrowed
 
 RESTART = "run 'systemctl daemon-reload', then restart the socket unit and the service"
 """What makes a change of the listening sockets take effect under systemd."""

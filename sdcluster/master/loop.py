@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from sdcluster.loops import READ
+from sdcluster.system.event_loop import READ
 
 
 class Timer:

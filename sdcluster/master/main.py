@@ -9,13 +9,13 @@ import os
 import resource
 import signal
 
-from sdcluster import process
 from sdcluster.errors import ConfigError, reason_of
 from sdcluster.master import interpreter
 from sdcluster.master.instance import Instance
 from sdcluster.master.journal import EventKind, Journal
 from sdcluster.master.loop import Loop
 from sdcluster.master.systemd import ServiceManager, take_listen_fds
+from sdcluster.system import process
 
 
 def serve(instance: Instance, *, may_wait: bool = False) -> int:

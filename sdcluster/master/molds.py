@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from sdcluster.config.model import Config, python
-from sdcluster.descriptors import duplicates, look
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
 from sdcluster.master import closing, interpreter
 from sdcluster.master.secret import cookie_secret
+from sdcluster.system.descriptors import duplicates, look
 from sdcluster.wire import frames
 
 MAX_UNANSWERED = 64

@@ -18,12 +18,12 @@ from functools import partial
 from typing import Any
 
 from sdcluster.errors import ListenError, ProtocolError
-from sdcluster.loops import EventLoop
 from sdcluster.master import closing
 from sdcluster.master.channels import Frame, Passage, WorkerChannel
 from sdcluster.master.dispatch import Dispatcher
 from sdcluster.master.listeners import Listener, adopt
 from sdcluster.master.wanted import Wanted
+from sdcluster.system.event_loop import EventLoop
 from sdcluster.wire.notify import Notification
 
 CLOSE_DELAY_S = 1.0

@@ -9,17 +9,17 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdcluster import attachment, requests
 from sdcluster.core.manual import LeaveWanted
 from sdcluster.core.states import ExitReason, WorkerId
-from sdcluster.descriptors import close_all
-from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
-from sdcluster.loops import AsyncLoop
 from sdcluster.master import closing
 from sdcluster.master.early import EarlyFrames
-from sdcluster.messaging import Messenger
-from sdcluster.requests import Requests, encode
+from sdcluster.messaging import attachment, requests
+from sdcluster.messaging.emitter import Emitter
+from sdcluster.messaging.endpoint import Messenger
+from sdcluster.messaging.requests import Requests, encode
+from sdcluster.system.descriptors import close_all
+from sdcluster.system.event_loop import AsyncLoop
 from sdcluster.wire.messages import Frame, Kind
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdcluster import process
 from sdcluster.core import actions as act
 from sdcluster.core import events as ev
 from sdcluster.core.manual import (
@@ -29,7 +28,6 @@ from sdcluster.core.manual import (
 )
 from sdcluster.core.states import ExitReason, Generation, Slot, WorkerId
 from sdcluster.errors import ClusterError, ProtocolError, SpawnError, reason_of
-from sdcluster.loops import AsyncLoop
 from sdcluster.master import closing, inheritance
 from sdcluster.master.bulletin import Bulletin
 from sdcluster.master.channels import Untaken
@@ -44,12 +42,14 @@ from sdcluster.master.peer import Worker
 from sdcluster.master.settings import Settings
 from sdcluster.master.systemd import ServiceManager, take_listen_fds
 from sdcluster.master.workers import WorkerProcess
-from sdcluster.requests import encode
+from sdcluster.messaging.requests import encode
+from sdcluster.system import process
+from sdcluster.system.event_loop import AsyncLoop
 from sdcluster.wire import messages
 from sdcluster.wire.messages import Frame, Kind
 
 if TYPE_CHECKING:
-    from sdcluster.everywhere import Everywhere
+    from sdcluster.messaging.machines import Everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Primary:
         return self._send_all(Frame(Kind.MESSAGE, encode(message)))
 
     def _all_machines(self) -> "Everywhere":
-        from sdcluster.everywhere import Everywhere
+        from sdcluster.messaging.machines import Everywhere
 
         if self._everywhere is None:
             self._everywhere = Everywhere(self._settings.config().name)

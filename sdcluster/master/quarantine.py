@@ -6,11 +6,11 @@ What is served there, and when, is decided by `core.quarantine`.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sdcluster import descriptors
 from sdcluster.core.quarantine import Trials
-from sdcluster.loops import EventLoop
 from sdcluster.master import closing
 from sdcluster.master.channels import Passage, Untaken, WorkerChannel
+from sdcluster.system import descriptors
+from sdcluster.system.event_loop import EventLoop
 from sdcluster.wire import channel
 from sdcluster.wire.signature import is_repeatable
 

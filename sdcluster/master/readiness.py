@@ -5,9 +5,9 @@ import socket
 import struct
 from pathlib import Path
 
-from sdcluster import descriptors
 from sdcluster.errors import ProtocolError
 from sdcluster.master import closing
+from sdcluster.system import descriptors
 from sdcluster.wire import notify
 
 _CREDENTIALS = 3 * 4  # struct ucred: pid, uid, gid, see unix(7).

@@ -10,13 +10,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sdcluster import descriptors
 from sdcluster.core.recovery import Known, Verdict, judge
 from sdcluster.errors import ProtocolError
-from sdcluster.loops import EventLoop, Timer
 from sdcluster.master import closing
 from sdcluster.master.channels import Kept, Passage, WorkerChannel
 from sdcluster.master.counts import counts
+from sdcluster.system import descriptors
+from sdcluster.system.event_loop import EventLoop, Timer
 from sdcluster.wire import channel, signature
 from sdcluster.wire.channel import Handoff
 from sdcluster.wire.ledger import (

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sdcluster.descriptors import duplicates, is_socket
 from sdcluster.errors import ProtocolError, SpawnError, reason_of
-from sdcluster.loops import EventLoop
 from sdcluster.master import closing
-from sdcluster.messaging import Messenger
+from sdcluster.messaging.endpoint import Messenger
+from sdcluster.system.descriptors import duplicates, is_socket
+from sdcluster.system.event_loop import EventLoop
 from sdcluster.wire.messages import ALL, MASTER, Frame, Kind, refusal
 
 MAX_REQUESTS = 16384

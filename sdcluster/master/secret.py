@@ -10,9 +10,9 @@ import secrets
 import stat
 from pathlib import Path
 
-from sdcluster import runtime
 from sdcluster.errors import ListenError
-from sdcluster.folders import make_private
+from sdcluster.system import runtime
+from sdcluster.system.folders import make_private
 
 CREDENTIAL = "cookie-secret"
 """The name of the credential, see LoadCredential= in systemd.exec(5); and of the file."""

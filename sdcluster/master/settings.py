@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sdcluster import program
 from sdcluster.config import cpus
 from sdcluster.config.model import Config, Scheduling
 from sdcluster.errors import ClusterError
 from sdcluster.master.bulletin import READY
+from sdcluster.system import command_line
 
 SCHEDULING_VARIABLE = "SDCLUSTER_SCHEDULING"
 
@@ -45,7 +45,7 @@ class Settings:
 
     def config(self) -> Config:
         """Return what a mold is started with. Raises `ClusterError`."""
-        own = program.script()
+        own = command_line.script()
         script = self.given.get("script") or own
         if not script:
             raise ClusterError(
@@ -54,10 +54,10 @@ class Settings:
         wanted = self.given.get("scheduling") or os.environ.get(SCHEDULING_VARIABLE)
         scheduling = _check_scheduling(wanted) if wanted else "round-robin"
         return Config(
-            name=program.name(own or script),
+            name=command_line.name(own or script),
             source="setup_master",
             script=tuple(script) + tuple(self.given.get("args", sys.argv[1:])),
-            script_folder="" if "cwd" in self.given or script != own else program.folder(),
+            script_folder="" if "cwd" in self.given or script != own else command_line.folder(),
             interpreter_options=_interpreter_options(),
             directory=Path(self.given.get("cwd", ".")).absolute(),
             listen=(),

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdcluster import attachment, requests
 from sdcluster.errors import AppError
-from sdcluster.repeating import Repeating
+from sdcluster.messaging import attachment, requests
+from sdcluster.messaging.repetition import Repeating
 from sdcluster.wire import channel
 from sdcluster.wire.frames import Prepare
 from sdcluster.wire.messages import Frame, Kind

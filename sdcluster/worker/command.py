@@ -9,8 +9,8 @@ import socket
 from collections.abc import Sequence
 from typing import NoReturn
 
-from sdcluster import process
 from sdcluster.errors import reason_of
+from sdcluster.system import process
 from sdcluster.wire import listenfds
 from sdcluster.wire.frames import Fork, Prepare
 from sdcluster.worker.intake import tell

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sdcluster import descriptors
+from sdcluster.system import descriptors
 from sdcluster.wire import channel
 from sdcluster.worker import tls, uvserver
 from sdcluster.worker.connection import Connection, Counts

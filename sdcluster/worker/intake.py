@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sdcluster import descriptors
 from sdcluster.errors import ProtocolError, reason_of
+from sdcluster.system import descriptors
 from sdcluster.wire import channel, notify
 from sdcluster.wire.channel import NEW, Handoff
 from sdcluster.wire.scoreboard import Field, Scoreboard

@@ -18,9 +18,9 @@ import signal
 import socket
 from typing import NoReturn
 
-from sdcluster.descriptors import NO_ROOM, is_connection
 from sdcluster.errors import reason_of
-from sdcluster.process import Label
+from sdcluster.system.descriptors import NO_ROOM, is_connection
+from sdcluster.system.process import Label
 from sdcluster.wire import channel
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 from sdcluster.wire.ledger import Head, Layout, State

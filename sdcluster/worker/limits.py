@@ -2,8 +2,8 @@
 
 import resource
 
-from sdcluster import descriptors
 from sdcluster.errors import AppError
+from sdcluster.system import descriptors
 from sdcluster.wire.channel import MAX_CONNECTIONS_PER_FRAME
 
 FEWEST = 2 * MAX_CONNECTIONS_PER_FRAME

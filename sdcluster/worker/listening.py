@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from sdcluster import attachment
 from sdcluster.errors import ClusterError
-from sdcluster.requests import Answer, Requests, encode
+from sdcluster.messaging import attachment
+from sdcluster.messaging.requests import Answer, Requests, encode
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.connection import Connection, Tally
 from sdcluster.worker.datagrams import DatagramSocket

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from io import TextIOWrapper
 
-from sdcluster import process
+from sdcluster.system import process
 from sdcluster.wire import journal
 
 MAX_MESSAGE_BYTES = 48 * 1024

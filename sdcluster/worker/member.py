@@ -15,18 +15,19 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sdcluster import attachment, cacheurl, requests
-from sdcluster.descriptors import close_all
-from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
-from sdcluster.loops import AsyncLoop
-from sdcluster.messaging import Messenger
-from sdcluster.requests import Requests, decode, encode
+from sdcluster.messaging import attachment, requests
+from sdcluster.messaging.emitter import Emitter
+from sdcluster.messaging.endpoint import Messenger
+from sdcluster.messaging.requests import Requests, decode, encode
+from sdcluster.system.descriptors import close_all
+from sdcluster.system.event_loop import AsyncLoop
+from sdcluster.wire import cache_url
 from sdcluster.wire.messages import ALL, MASTER, Frame, Kind, refusal
 from sdcluster.worker.early import EarlyMessages
 
 if TYPE_CHECKING:
-    from sdcluster.everywhere import Everywhere
+    from sdcluster.messaging.machines import Everywhere
 
 FLUSH_INTERVAL_S = 0.01
 
@@ -308,7 +309,7 @@ class Member:
 
     def _all_machines(self) -> "Everywhere":
         """Return the channel of all machines. Raises `ClusterError` when there is none."""
-        from sdcluster.everywhere import Everywhere
+        from sdcluster.messaging.machines import Everywhere
 
         self._require_own_process()  # In another one no thread would send what is published.
         with self._order:
@@ -321,10 +322,10 @@ class Member:
         if self._hears_everywhere or self._loop is None or not self._emitter.has("message"):
             return
         self._hears_everywhere = True
-        if os.environ.get(cacheurl.VARIABLE):
-            from sdcluster import everywhere
+        if os.environ.get(cache_url.VARIABLE):
+            from sdcluster.messaging import machines
 
-            if everywhere.place():
+            if machines.place():
                 self._all_machines().subscribe(self._received_everywhere)
 
     def _received_everywhere(self, body: bytes) -> None:

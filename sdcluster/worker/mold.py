@@ -15,11 +15,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
-from sdcluster import side
 from sdcluster.errors import AppError, ProtocolError, reason_of
-from sdcluster.process import Label
+from sdcluster.system.process import Label
 from sdcluster.wire import frames
-from sdcluster.worker import engine, forking, limits, loader, logs, roles
+from sdcluster.worker import engine, forking, limits, loader, logs, roles, side
 from sdcluster.worker.orders import Orders, decode
 from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember

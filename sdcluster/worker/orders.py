@@ -10,7 +10,7 @@ import mmap
 import os
 import socket
 
-from sdcluster.descriptors import attached, close_all, space
+from sdcluster.system.descriptors import attached, close_all, space
 from sdcluster.wire import frames
 
 MAX_DESCRIPTORS = 250

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sdcluster import requests
-from sdcluster.emitter import Emitter
 from sdcluster.errors import ClusterError
+from sdcluster.messaging import requests
+from sdcluster.messaging.emitter import Emitter
 from sdcluster.wire.channel import FINISH
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.intake import tell

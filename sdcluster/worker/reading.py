@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 
-from sdcluster.messaging import Messenger
+from sdcluster.messaging.endpoint import Messenger
 
 
 class _Turn:

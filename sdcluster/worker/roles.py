@@ -12,13 +12,23 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, cast
 
-from sdcluster import side
 from sdcluster.errors import AppError
-from sdcluster.process import Label
+from sdcluster.system.process import Label
 from sdcluster.wire import frames
 from sdcluster.wire.channel import QUARANTINE
 from sdcluster.wire.scoreboard import SIZE_BYTES, Field, Scoreboard
-from sdcluster.worker import agent, command, engine, limits, loader, logs, routing, script, server
+from sdcluster.worker import (
+    agent,
+    command,
+    engine,
+    limits,
+    loader,
+    logs,
+    routing,
+    script,
+    server,
+    side,
+)
 from sdcluster.worker.intake import tell
 from sdcluster.worker.safety import Safety
 from sdcluster.worker.service import ServiceMember

@@ -5,7 +5,7 @@ import socket
 from typing import cast
 
 from sdcluster.errors import reason_of
-from sdcluster.process import Label
+from sdcluster.system.process import Label
 from sdcluster.wire.frames import Prepare
 from sdcluster.wire.ledger import encode_head
 from sdcluster.worker import ledger

@@ -10,8 +10,8 @@ import threading
 import types
 from collections.abc import Callable, Sequence
 
-from sdcluster import side
 from sdcluster.wire.frames import Fork
+from sdcluster.worker import side
 from sdcluster.worker.program import NUDGE, ProgramMember
 
 EXIT_FAILED = 1

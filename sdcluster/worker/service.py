@@ -7,8 +7,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sdcluster import attachment, requests
 from sdcluster.errors import ClusterError
+from sdcluster.messaging import attachment, requests
 from sdcluster.wire import rendezvous
 from sdcluster.wire.messages import MASTER, Frame
 from sdcluster.worker.intake import tell

@@ -18,7 +18,7 @@ import socket
 import struct
 import termios
 
-from sdcluster.descriptors import Borrowed
+from sdcluster.system.descriptors import Borrowed
 from sdcluster.wire.ledger import NOT_KNOWN, Head, Word
 from sdcluster.worker.ledger import Ledger
 

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from sdcluster.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.errors import reason_of
+from sdcluster.system.descriptors import EXHAUSTED_RETRY_S
 from sdcluster.worker.listener import ClusterListener
 
 ACCEPTS_PER_TURN = 16

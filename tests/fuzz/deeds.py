@@ -16,7 +16,7 @@ from fuzz.configurations import WORKERS
 from fuzz.crowd import Crowd
 from fuzz.history import Absence, Kill, Scaled
 from fuzz.plan import Deed, Fault
-from sdcluster.client import Master
+from sdcluster.cli.control_client import Master
 from sdcluster.errors import ControlError
 
 DEADLINE_S = 10.0

@@ -10,7 +10,7 @@ from typing import Any
 
 from instance import Instance
 
-from sdcluster.runtime import control_sockets
+from sdcluster.system.runtime import control_sockets
 
 INTERFACE = "io.sdcluster.Control"
 TIMEOUT_S = 20.0

@@ -12,7 +12,7 @@ from typing import Any
 import load
 from waiting import TIMEOUT_S, wait_until
 
-from sdcluster.client import Master
+from sdcluster.cli.control_client import Master
 from sdcluster.core.states import is_quarantine
 from sdcluster.errors import ControlError
 

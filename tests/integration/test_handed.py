@@ -223,7 +223,7 @@ def test_connection_that_was_lost_is_counted_as_taken(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread had the last descriptor."""
-    monkeypatch.setattr("sdcluster.descriptors.require", lambda *_, **__: None)
+    monkeypatch.setattr("sdcluster.system.descriptors.require", lambda *_, **__: None)
     client = master.connect()
     with room_for(0), pytest.raises(OSError, match="a connection was lost"):
         master.listener.accept()

@@ -11,7 +11,7 @@ import overview
 import pytest
 
 from sdcluster import __version__, errors
-from sdcluster.cli import main
+from sdcluster.cli.commands import main
 from sdcluster.config.keys import KEYS, json_schema
 from sdcluster.config.load import load
 from sdcluster.config.model import Config

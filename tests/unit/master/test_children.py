@@ -9,7 +9,6 @@ from typing import cast
 import pytest
 
 from sdcluster.core import events as ev
-from sdcluster.loops import EventLoop
 from sdcluster.master.channels import Passage, WorkerChannel
 from sdcluster.master.children import Children
 from sdcluster.master.health import Limits
@@ -17,6 +16,7 @@ from sdcluster.master.journal import Journal
 from sdcluster.master.molds import Mold
 from sdcluster.master.recovery import Summary
 from sdcluster.master.workers import WorkerProcess, is_child
+from sdcluster.system.event_loop import EventLoop
 from sdcluster.wire.channel import KEPT_ALL, LEDGER, NEW, encode_kept
 from sdcluster.wire.scoreboard import Field
 from unit.descriptors import none_leaked

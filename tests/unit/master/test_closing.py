@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from sdcluster.descriptors import look
 from sdcluster.errors import ProtocolError
 from sdcluster.master import closing
 from sdcluster.master.closing import MAX_THREADS, PATIENCE_S, Closing
+from sdcluster.system.descriptors import look
 from unit.descriptors import none_leaked, settle
 from unit.master.test_channels import room_for
 

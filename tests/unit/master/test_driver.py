@@ -5,9 +5,9 @@ from typing import cast
 
 import pytest
 
-from sdcluster.loops import EventLoop
 from sdcluster.master.driver import Driver
 from sdcluster.master.loop import Timer
+from sdcluster.system.event_loop import EventLoop
 from unit.master.test_dispatch import FakeLoop
 
 

@@ -15,8 +15,8 @@ from sdcluster.master.handlers import Handlers
 from sdcluster.master.inbox import Inbox
 from sdcluster.master.loop import Loop
 from sdcluster.master.openings import Openings
-from sdcluster.messaging import Messenger
-from sdcluster.requests import encode
+from sdcluster.messaging.endpoint import Messenger
+from sdcluster.messaging.requests import encode
 from sdcluster.wire import messages
 from sdcluster.wire.messages import MASTER, Frame, Kind
 from unit.descriptors import count, none_leaked

@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 
 from sdcluster.core.quarantine import LONGEST_WAIT_S, MAX_WAITING, SURVIVALS
-from sdcluster.loops import EventLoop
 from sdcluster.master.channels import Passage, WorkerChannel
 from sdcluster.master.quarantine import BUSY, Quarantine
+from sdcluster.system.event_loop import EventLoop
 from sdcluster.wire import channel
 from sdcluster.wire.channel import Handoff, decode_handoff
 from sdcluster.wire.scoreboard import Field

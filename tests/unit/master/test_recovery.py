@@ -8,9 +8,9 @@ from typing import cast
 
 import pytest
 
-from sdcluster.loops import EventLoop
 from sdcluster.master.channels import Passage, WorkerChannel
 from sdcluster.master.recovery import FRAMES_PER_TURN, TIMEOUT_S, Recovery, Summary
+from sdcluster.system.event_loop import EventLoop
 from sdcluster.wire.channel import (
     CONNECTION,
     KEPT_ALL,

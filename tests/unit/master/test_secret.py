@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster import runtime
 from sdcluster.errors import ListenError
 from sdcluster.master import secret
+from sdcluster.system import runtime
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from sdcluster.process import Label
+from sdcluster.system.process import Label
 from sdcluster.worker import keeper as module
 from sdcluster.worker.keeper import Keeping
 from sdcluster.worker.ledger import layout_for

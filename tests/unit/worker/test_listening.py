@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from sdcluster.requests import Answer, Requests, encode
+from sdcluster.messaging.requests import Answer, Requests, encode
 from sdcluster.wire.messages import Frame, Kind
 from sdcluster.worker.listening import Listening
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster.descriptors import Borrowed, is_connection, is_socket
+from sdcluster.system.descriptors import Borrowed, is_connection, is_socket
 
 
 def test_borrowed_socket_stays_open() -> None:

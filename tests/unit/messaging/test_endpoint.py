@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from sdcluster import messaging
-from sdcluster.descriptors import Received, look
 from sdcluster.errors import ProtocolError
-from sdcluster.loops import AsyncLoop, EventLoop
 from sdcluster.master.loop import Loop
-from sdcluster.messaging import (
+from sdcluster.messaging import endpoint
+from sdcluster.messaging.endpoint import (
     HIGH_WATER_BYTES,
     HIGH_WATER_DESCRIPTORS,
     LIMIT_BYTES,
     LIMIT_DESCRIPTORS,
     Messenger,
 )
+from sdcluster.system.descriptors import Received, look
+from sdcluster.system.event_loop import AsyncLoop, EventLoop
 from sdcluster.wire.messages import Frame, Kind, Splitter, encode
 from unit.descriptors import count, none_leaked
 
@@ -177,7 +177,7 @@ class Scene:
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait long for room."""
-    monkeypatch.setattr(messaging, "NO_ROOM_RETRY_S", 0.005)
+    monkeypatch.setattr(endpoint, "NO_ROOM_RETRY_S", 0.005)
 
 
 @pytest.fixture(params=[OurLoop, asyncios, uvloops])
@@ -433,7 +433,7 @@ def test_sender_that_does_not_slow_down_is_stopped(scene: Scene) -> None:
 def test_memory_is_bounded_also_when_messages_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message of one byte costs no more than what is sent of it."""
     limit_bytes = 256 * 1024
-    monkeypatch.setattr(messaging, "LIMIT_BYTES", limit_bytes)
+    monkeypatch.setattr(endpoint, "LIMIT_BYTES", limit_bytes)
     scene = Scene(OurLoop())
     one, _ = scene.single()
     tracemalloc.start()
@@ -694,7 +694,7 @@ def test_descriptors_for_which_there_is_no_room_wait(
             raise lacking.pop()
         return look(sock, size, most=most)
 
-    monkeypatch.setattr(messaging, "look", lack)
+    monkeypatch.setattr(endpoint, "look", lack)
     fd = memfd("connection")
     one.say(b"x", fd)
     os.close(fd)
@@ -719,7 +719,7 @@ def test_channel_may_be_closed_while_it_waits_for_descriptors(
         raise OSError(errno.EMFILE, "Too many open files")
 
     tried: list[int] = []
-    monkeypatch.setattr(messaging, "look", lack)
+    monkeypatch.setattr(endpoint, "look", lack)
     one.say(b"x")
     scene.until(lambda: tried)
     (fd,) = set(tried)

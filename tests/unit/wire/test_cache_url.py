@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdcluster.cacheurl import CacheUrl, parse
+from sdcluster.wire.cache_url import CacheUrl, parse
 
 
 @pytest.mark.parametrize(

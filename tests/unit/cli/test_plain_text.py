@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from sdcluster.plain import plain, plain_values
+from sdcluster.cli.plain_text import plain, plain_values
 
 
 def test_what_can_be_seen_stays() -> None:

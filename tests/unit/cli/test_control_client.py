@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster import client, runtime
-from sdcluster.client import Master
+from sdcluster.cli import control_client
+from sdcluster.cli.control_client import Master
 from sdcluster.errors import ControlError
+from sdcluster.system import runtime
 
 STRANGER = 12345
 
@@ -137,7 +138,7 @@ def test_user_believes_root(
 ) -> None:
     """Root need not deceive anybody."""
     listen(paths[0])
-    monkeypatch.setattr(client, "peer_uid", lambda _connection: 0)
+    monkeypatch.setattr(control_client, "peer_uid", lambda _connection: 0)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with Master("shop"):
         pass
@@ -148,7 +149,7 @@ def test_user_believes_no_other(
 ) -> None:
     """Nor does the folder's owner count for any but root."""
     listen(paths[0])
-    monkeypatch.setattr(client, "peer_uid", lambda _connection: STRANGER)
+    monkeypatch.setattr(control_client, "peer_uid", lambda _connection: STRANGER)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert f"runs as user {STRANGER}" in refused("shop")
 
@@ -157,7 +158,7 @@ def test_master_that_accepts_nobody_is_not_waited_for_for_ever(
     paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stuck master's backlog fills up; who comes then is told that it does not answer."""
-    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(control_client, "CONNECT_TIMEOUT_S", 0.05)
     with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as first:
         stuck.bind(str(paths[0]))
         stuck.listen(0)

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from sdcluster import attachment
 from sdcluster.errors import ClusterError, ProtocolError
+from sdcluster.messaging import attachment
 from unit.descriptors import none_leaked
 
 

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sdcluster.descriptors import NO_ROOM, close_all, duplicates, look
 from sdcluster.errors import ProtocolError
-from sdcluster.loops import READ, WRITE, EventLoop, Timer
+from sdcluster.system.descriptors import NO_ROOM, close_all, duplicates, look
+from sdcluster.system.event_loop import READ, WRITE, EventLoop, Timer
 from sdcluster.wire import messages
 from sdcluster.wire.messages import Frame
 

@@ -10,11 +10,11 @@ from typing import Any, NoReturn, get_args
 import click
 
 from sdcluster import __version__
+from sdcluster.cli.plain_text import plain
 from sdcluster.config.files import check_name, config_path
 from sdcluster.config.load import from_options, load
 from sdcluster.config.model import Config, Scheduling
 from sdcluster.errors import EX_USAGE, ConfigError, SdclusterError
-from sdcluster.plain import plain
 
 _SCHEDULING = get_args(Scheduling)
 
@@ -149,8 +149,8 @@ def reload(name: str) -> None:
     Exits with 0 when the new code serves. Else the reason is told, and the old code serves on,
     unless it cannot be forked any more: then the new code stays, and that is told too.
     """
-    from sdcluster import display
-    from sdcluster.client import Master, understanding
+    from sdcluster.cli import display
+    from sdcluster.cli.control_client import Master, understanding
 
     with Master(name, timeout_s=None) as master, understanding(name):
         display.show_reload(master.call_more("Reload"))
@@ -161,14 +161,14 @@ def reload(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(name: str, as_json: bool) -> None:
     """Show the workers of NAME: where each is on its way, and what it has done."""
-    from sdcluster.client import Master, understanding
+    from sdcluster.cli.control_client import Master, understanding
 
     with Master(name) as master, understanding(name):
         reply = {**master.call("Status"), "version": master.version()}
     if as_json:
         click.echo(json.dumps(reply, indent=2))
     else:
-        from sdcluster import display
+        from sdcluster.cli import display
 
         with understanding(name):
             display.show_status(reply)
@@ -179,7 +179,7 @@ def status(name: str, as_json: bool) -> None:
 @click.argument("workers", metavar="N|+N|-N")
 def scale(name: str, workers: str) -> None:
     """Run N workers from now on, or N more, or N fewer. A reload of a changed file overrides it."""
-    from sdcluster.client import Master, understanding
+    from sdcluster.cli.control_client import Master, understanding
 
     try:
         number = int(workers)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sdcluster import __version__
-from sdcluster.display import show_reload, show_status
+from sdcluster.cli.display import show_reload, show_status
 
 WORKER = {
     "slot": 0,

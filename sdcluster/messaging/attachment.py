@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from sdcluster.descriptors import close_all
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
+from sdcluster.system.descriptors import close_all
 
 
 class HasFileno(Protocol):

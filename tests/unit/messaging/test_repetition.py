@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sdcluster.repeating import Repeating
+from sdcluster.messaging.repetition import Repeating
 
 
 class Loop:

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 from sdcluster.errors import ListenError, reason_of
-from sdcluster.folders import make_private
+from sdcluster.system.folders import make_private
 
 SYSTEM = Path("/run/sdcluster")
 CONTROL = "control"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdcluster.emitter import Emitter
+from sdcluster.messaging.emitter import Emitter
 
 
 class Scene:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster import runtime
 from sdcluster.errors import ListenError
-from sdcluster.runtime import control_sockets, directory, places
+from sdcluster.system import runtime
+from sdcluster.system.runtime import control_sockets, directory, places
 
 OWN_UID = os.geteuid()
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from sdcluster.emitter import Emitter
+from sdcluster.messaging.emitter import Emitter
 
 
 class Repeating:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from waiting import at_once
 
-from sdcluster import generator
+from sdcluster.cli import generator
+from sdcluster.cli.generator import main, socket_drop_in
 from sdcluster.config import cpus
-from sdcluster.generator import main, socket_drop_in
 
 SOURCE = Path("/etc/sdcluster/shop.toml")
 

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sdcluster import cacheurl
 from sdcluster.cache import client
 from sdcluster.errors import CacheError, ClusterError, reason_of
+from sdcluster.wire import cache_url
 from sdcluster.wire.messages import MAX_BODY_BYTES
 
 LIMIT = 1024
@@ -38,7 +38,7 @@ logger = logging.getLogger("sdcluster")
 def place() -> str:
     """Return the URL of the cache if other machines may share it; else an empty text."""
     try:
-        return cacheurl.parse(os.environ.get(cacheurl.VARIABLE, "")).remote
+        return cache_url.parse(os.environ.get(cache_url.VARIABLE, "")).remote
     except ValueError:
         return ""
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sdcluster.process import stderr_is_journal
+from sdcluster.system.process import stderr_is_journal
 
 
 @pytest.mark.parametrize(

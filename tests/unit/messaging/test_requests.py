@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sdcluster.errors import ClusterError, ProtocolError
-from sdcluster.requests import NO_HANDLER, Requests, answer, decode, encode
+from sdcluster.messaging.requests import NO_HANDLER, Requests, answer, decode, encode
 from sdcluster.wire.messages import Frame, Kind, refusal
 
 

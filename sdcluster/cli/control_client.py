@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdcluster import runtime
+from sdcluster.cli.plain_text import plain, plain_values
 from sdcluster.config.model import MAX_WORKERS
 from sdcluster.errors import ControlError, ProtocolError, reason_of
-from sdcluster.plain import plain, plain_values
-from sdcluster.runtime import peer_uid
+from sdcluster.system import runtime
+from sdcluster.system.runtime import peer_uid
 from sdcluster.wire import varlink
 
 CONNECT_TIMEOUT_S = 10.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcluster.folders import NotOursError, make_private
+from sdcluster.system.folders import NotOursError, make_private
 
 STRANGER = 12345
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")

@@ -1,0 +1,1 @@
+"""The command, and what stands around it: options in, exit status out."""
