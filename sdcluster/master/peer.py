@@ -7,13 +7,14 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from sdcluster.core.manual import LeaveWanted
+from sdcluster.core.manual import Event, LeaveWanted
 from sdcluster.core.states import ExitReason, WorkerId
 from sdcluster.errors import ClusterError, ProtocolError, reason_of
 from sdcluster.master import closing
 from sdcluster.master.early import EarlyFrames
+from sdcluster.master.handlers import Handlers
 from sdcluster.messaging import attachment, requests
 from sdcluster.messaging.emitter import Emitter
 from sdcluster.messaging.endpoint import Messenger
@@ -22,16 +23,35 @@ from sdcluster.system.descriptors import close_all
 from sdcluster.system.event_loop import AsyncLoop
 from sdcluster.wire.messages import Frame, Kind
 
-if TYPE_CHECKING:
-    from sdcluster.master.primary import Primary
-
 EVENTS = ("online", "listening", "message", "disconnect", "exit")
+
+
+class _Inbox(Protocol):
+    """Takes what workers say."""
+
+    def received(self, worker: "Worker", frame: Frame, descriptors: list[int], /) -> None: ...
+
+    def ended(self, worker: "Worker", reason: str, /) -> None: ...
+
+
+class _Primary(Protocol):
+    """What a worker needs of the master that has it."""
+
+    loop: asyncio.AbstractEventLoop
+    handlers: Handlers
+
+    @property
+    def inbox(self) -> _Inbox: ...
+
+    def feed(self, event: Event, /) -> None: ...
+
+    def kill(self, worker: "Worker", number: signal.Signals, /) -> None: ...
 
 
 class Worker:
     """A worker as the master's program reaches it."""
 
-    def __init__(self, primary: "Primary", number: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, primary: _Primary, number: int, environment: Mapping[str, str]) -> None:
         self.id = number
         self.pid = 0
         self.state = "none"

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def test_no_arrow_goes_up_or_round() -> None:
     rooms = list(ROOMS)
     for index, room in enumerate(rooms):
         assert ROOMS[room] <= set(rooms[:index]), room
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not in a larger circle either, at run time or for types alone."""
+    graph = {name_of(module): set(imports(module)) - {"sdcluster"} for module in MODULES}
+    TopologicalSorter(graph).prepare()  # Raises CycleError.
 
 
 def test_every_module_is_in_a_room() -> None:
