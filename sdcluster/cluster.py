@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sdcluster.config import address as addresses
 from sdcluster.errors import AppError, ClusterError
-from sdcluster.worker import side
+from sdcluster.worker.messages import side
 
 if TYPE_CHECKING:
-    from sdcluster.master.peer import Worker
-    from sdcluster.master.primary import Primary
-    from sdcluster.worker.agent import Agent, Peer
-    from sdcluster.worker.member import Member
-    from sdcluster.worker.service import AgentPeer, ServiceMember
+    from sdcluster.master.program.peer import Worker
+    from sdcluster.master.program.primary import Primary
+    from sdcluster.worker.messages.agent import Agent, Peer
+    from sdcluster.worker.messages.member import Member
+    from sdcluster.worker.service.service import AgentPeer, ServiceMember
 
     is_master: bool
     is_primary: bool
@@ -108,7 +108,7 @@ def _master(what: str) -> "Primary":
     if side.agent is not None:
         raise ClusterError(f"{what} is for the master, and this is the agent")
     if _primary is None:
-        from sdcluster.master.primary import Primary
+        from sdcluster.master.program.primary import Primary
 
         _primary = Primary()
     return _primary
@@ -337,7 +337,7 @@ def serve(
     Raises OSError when it cannot listen, and `ClusterError` when the app does not start, uvicorn or
     for WSGI a2wsgi is missing, or this is no worker of a program.
     """
-    from sdcluster.worker.application import loop_factory
+    from sdcluster.worker.http.application import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         serving = aserve(
@@ -367,8 +367,8 @@ async def aserve(
     """As `serve`, on the event loop that runs."""
     if side.member is None:
         raise ClusterError("serve is for workers; the master accepts on their behalf")
-    from sdcluster.worker import serving
-    from sdcluster.worker.program import ProgramMember
+    from sdcluster.worker.program import serving
+    from sdcluster.worker.program.program_worker import ProgramMember
 
     if not isinstance(side.member, ProgramMember):
         raise ClusterError("the service serves for its workers: name the app in its configuration")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdcluster.cache.entries import HEAD, Entries, now
-from sdcluster.cache.environment import GATE, environment
+from sdcluster.cache.lmdb_environment import GATE, environment
 
 T = TypeVar("T")
 

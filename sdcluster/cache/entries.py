@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sdcluster.cache.environment import TOTALS, Environment
+from sdcluster.cache.lmdb_environment import TOTALS, Environment
 from sdcluster.cache.store import OWN
 from sdcluster.errors import CacheRefusedError
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sdcluster.cache import client
+from sdcluster.cache import redis_client
 from sdcluster.cache.store import OWN
 from sdcluster.errors import CacheError, CacheRefusedError, reason_of
 
@@ -42,10 +42,10 @@ class RemoteStore:
     is_local = False
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
-        self._redis = client.library()
-        self._client: Any = client.connect(url)
+        self._redis = redis_client.library()
+        self._client: Any = redis_client.connect(url)
         self._prefix = prefix.encode()
-        self._where = client.without_secrets(url)
+        self._where = redis_client.without_secrets(url)
 
     @property
     def locks(self) -> "RemoteStore":

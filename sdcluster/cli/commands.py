@@ -103,8 +103,8 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
         _say(f"sdcluster {__version__}: {config.name}, master pid {os.getpid()}")
         _say(f"listening on {', '.join(addresses)}")
 
-    from sdcluster.master.instance import Instance  # The other commands do without it.
-    from sdcluster.master.main import serve as serve_cluster
+    from sdcluster.master.service.instance import Instance  # The other commands do without it.
+    from sdcluster.master.service.main import serve as serve_cluster
 
     unread = [config]
     instance = Instance(
@@ -118,7 +118,7 @@ def run(app: str | None, name: str | None, config_file: str | None, **given: Any
 
 def _say(text: str) -> None:
     """Print for whoever reads it; a cluster does not wait for them, nor stop when nobody does."""
-    from sdcluster.master.output import Output
+    from sdcluster.master.host.output import Output
 
     stdout = Output(1)
     stdout.write(f"{text}\n")
@@ -133,8 +133,8 @@ def serve(name: str) -> None:
     A service whose start fails is tried again: by itself, after a wait that grows, if systemd would
     only start it once more. `systemctl status` tells why, and when the next try is.
     """
-    from sdcluster.master.instance import Instance
-    from sdcluster.master.main import serve as serve_cluster
+    from sdcluster.master.service.instance import Instance
+    from sdcluster.master.service.main import serve as serve_cluster
 
     path = config_path(name)
     instance = Instance(name=name, read=lambda: load(path, name=name), file=path)
@@ -198,7 +198,7 @@ def check(target: str) -> None:
 
     Root's check of NAME imports the app as the user that its service runs as.
     """
-    from sdcluster.master.check import check_app, service_user
+    from sdcluster.master.service.check import check_app, service_user
 
     is_file = "/" in target or target.endswith(".toml")
     config = load(Path(target) if is_file else config_path(target))

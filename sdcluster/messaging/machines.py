@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sdcluster.cache import client
+from sdcluster.cache import redis_client
 from sdcluster.errors import CacheError, ClusterError, reason_of
 from sdcluster.wire import cache_url
 from sdcluster.wire.messages import MAX_BODY_BYTES
@@ -54,8 +54,8 @@ class Everywhere:
         if not where:
             raise ClusterError(NOT_SHARED)
         try:
-            self._redis = client.library()
-            self._client = client.connect(where)
+            self._redis = redis_client.library()
+            self._client = redis_client.connect(where)
         except CacheError as error:
             raise ClusterError(str(error)) from error
         self._channel = f"sdcluster:{name}:messages"

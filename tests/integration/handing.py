@@ -4,9 +4,9 @@ import os
 import socket
 from typing import Any
 
-from sdcluster.master.channels import WorkerChannel
+from sdcluster.master.connections.channels import WorkerChannel
 from sdcluster.wire.scoreboard import Field
-from sdcluster.worker.handed import HandedListener
+from sdcluster.worker.sockets.dispatch_listener import HandedListener
 
 
 class Master:

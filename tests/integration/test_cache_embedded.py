@@ -505,8 +505,8 @@ for _ in range(20):
 def test_reboot_empties_it(url: str, tmp_path: Path, share: Share) -> None:
     """On a disk: the clock of times to live begins anew with the machine."""
     code = """
-from sdcluster.cache import environment
-environment.BOOT_ID = pathlib.Path("boot")
+from sdcluster.cache import lmdb_environment
+lmdb_environment.BOOT_ID = pathlib.Path("boot")
 cache = module.connect(sys.argv[2])
 print(cache.get("ended"), cache.get("ever"))
 cache.set("ended", 1, ttl=60)
@@ -521,10 +521,10 @@ cache.set("ever", bytes(900))
 def test_folder_of_another_version_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It could not be read."""
     with monkeypatch.context() as older:
-        older.setattr("sdcluster.cache.environment._LAYOUT", b"0")
+        older.setattr("sdcluster.cache.lmdb_environment._LAYOUT", b"0")
         connect(url).close()
     # In this process the environment of before would be found again.
-    monkeypatch.setattr("sdcluster.cache.environment._environments", {})
+    monkeypatch.setattr("sdcluster.cache.lmdb_environment._environments", {})
     with pytest.raises(CacheError, match="another version's; stop who uses it and remove it"):
         connect(url)
 

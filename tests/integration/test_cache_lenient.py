@@ -15,7 +15,7 @@ from stores import RedisServer
 from waiting import wait_until
 from web import fetch
 
-from sdcluster.cache import Cache, CacheError, client, connect, lenient
+from sdcluster.cache import Cache, CacheError, connect, lenient, redis_client
 
 pytestmark = pytest.mark.usefixtures("one_name")
 
@@ -104,7 +104,7 @@ def test_server_that_hangs_is_waited_for_once(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By one of many threads; the others have their answer at once, again and again."""
-    monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(redis_client, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(lenient, "RETRY_S", 60.0)
     server.start()
     cache = connect(f"{server.url}?on_error=miss")

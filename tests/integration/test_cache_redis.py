@@ -10,7 +10,7 @@ from conftest import Share
 from stores import RedisServer
 from waiting import wait_until
 
-from sdcluster.cache import CacheError, client, connect
+from sdcluster.cache import CacheError, connect, redis_client
 
 pytestmark = pytest.mark.usefixtures("one_name")
 
@@ -55,7 +55,7 @@ def test_server_that_hangs_is_not_waited_for(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than the time-out; what had no answer is not tried again."""
-    monkeypatch.setattr(client, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(redis_client, "TIMEOUT_S", 0.3)
     server.start()
     cache = connect(server.url)
     assert cache.incr("key") == 1

@@ -18,7 +18,7 @@ from processes import cpu_s, descriptors
 from web import fetch
 
 from sdcluster import __version__
-from sdcluster.master.control import MAX_WAITING_CLIENTS
+from sdcluster.master.service.control import MAX_WAITING_CLIENTS
 
 SERVICE = "org.varlink.service"
 NOBODY = "65534"

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from handing import Master
 from unit.descriptors import none_leaked
-from unit.master.test_channels import room_for
+from unit.master.connections.test_channels import room_for
 from waiting import wait_until
 
 from sdcluster.wire import channel
 from sdcluster.wire.notify import Notification
 from sdcluster.wire.scoreboard import Field
-from sdcluster.worker.handed import HandedListener
+from sdcluster.worker.sockets.dispatch_listener import HandedListener
 
 DEADLINE_S = 10.0
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from unit.descriptors import count
 
-from sdcluster.worker.held import HeldListener
+from sdcluster.worker.sockets.file_listener import HeldListener
 
 
 class Held:

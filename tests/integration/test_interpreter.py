@@ -14,7 +14,7 @@ from web import fetch
 from sdcluster.config.load import from_options
 from sdcluster.config.model import Config
 from sdcluster.errors import SpawnError
-from sdcluster.master import interpreter
+from sdcluster.master.processes import interpreter
 
 
 def config(folder: Path, **options: object) -> Config:

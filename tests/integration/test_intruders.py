@@ -169,7 +169,7 @@ def test_a_reload_to_code_that_sends_junk_fails_with_the_reason(
 LIES = """
 import os
 from dataclasses import replace
-from sdcluster.worker.orders import Orders
+from sdcluster.worker.mold.orders import Orders
 
 PID = {pid}
 answer = Orders.answer

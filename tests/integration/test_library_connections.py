@@ -414,7 +414,7 @@ def test_connections_that_cannot_be_sent_are_errors(play: Play) -> None:
 
     def attempt_all():
         import ssl
-        from sdcluster.master import closing
+        from sdcluster.master.host import closing
         ours, theirs = socket.socketpair()
         while closing.unclosed():  # What came before this: a thread closes it.
             time.sleep(0.001)

@@ -165,7 +165,7 @@ def test_disconnects_in_cycles_with_several_servers_leave_nothing_behind(
         + """
     @cluster.once("listening")
     async def cycle(worker, address):
-        from sdcluster.master import closing
+        from sdcluster.master.host import closing
         for number in range(8):
             while sum(one.state == "listening" for one in cluster.workers.values()) < 2:
                 await asyncio.sleep(0.005)

@@ -250,7 +250,7 @@ FATAL = """
 import os
 import signal
 
-from sdcluster.worker import forking
+from sdcluster.worker.host import forking
 
 MOLD = os.getpid()
 fork = forking.fork

@@ -14,8 +14,8 @@ from control import reloading
 from instance import Instance, wait_until
 from web import Answer, Connection, dial, fetch, is_read
 
+from sdcluster.wire.proxy_protocol import SIGNATURE
 from sdcluster.wire.rendezvous import owner
-from sdcluster.worker.proxyprotocol import SIGNATURE
 
 CONFIG = 'app = "app:app"\nworkers = 2\nscheduling = "{}"\nproxy_protocol = true\n'
 CLIENT = "192.0.2.7"

@@ -13,7 +13,7 @@ from conftest import HELLO, Start
 from instance import Instance, wait_until
 from web import dial
 
-from sdcluster.worker.silence import SILENCE_S
+from sdcluster.worker.http.silence import SILENCE_S
 
 CONFIG = 'app = "app:app"\nworkers = 1\nreload_probation_s = 0\n'
 IN_TIME_S = 4.0

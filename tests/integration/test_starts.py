@@ -14,7 +14,7 @@ from processes import descriptors
 from web import fetch
 
 from sdcluster.errors import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE
-from sdcluster.master.last_failure import FILE
+from sdcluster.master.service.last_failure import FILE
 
 LATE = """
 import os

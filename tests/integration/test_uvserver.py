@@ -13,7 +13,7 @@ import pytest
 from handing import Master
 from unit.descriptors import none_leaked
 
-from sdcluster.worker import uvserver
+from sdcluster.worker.sockets import uvicorn_server
 
 uvloop = pytest.importorskip("uvloop")
 
@@ -65,7 +65,7 @@ def test_server_serves(master: Master) -> None:
 
     async def main() -> None:
         server = await asyncio.start_server(repeat, sock=master.listener)
-        assert isinstance(server, uvserver.Server)
+        assert isinstance(server, uvicorn_server.Server)
         clients = [master.connect() for _ in range(30)]
         for client in clients:
             assert await ask(client, b"hello\n") == b"hello\n"
@@ -126,7 +126,7 @@ def test_other_sockets_are_served_as_before() -> None:
                 await loop.create_server(asyncio.Protocol, "127.0.0.1", 0),
                 await loop.create_server(asyncio.Protocol, host="127.0.0.1", port=0),
             ):
-                assert not isinstance(server, uvserver.Server)
+                assert not isinstance(server, uvicorn_server.Server)
                 server.close()
                 await server.wait_closed()
 
@@ -245,7 +245,7 @@ def test_connections_wait_when_descriptors_are_used_up(
     master: Master, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are accepted when it is better; a server that was closed meanwhile stays closed."""
-    monkeypatch.setattr(uvserver, "EXHAUSTED_RETRY_S", 0.01)
+    monkeypatch.setattr(uvicorn_server, "EXHAUSTED_RETRY_S", 0.01)
     errors = [OSError(24, "Too many open files")] * 3
     accept = master.listener.accept
 

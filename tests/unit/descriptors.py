@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from waiting import wait_until
 
-from sdcluster.master import closing
+from sdcluster.master.host import closing
 
 
 @contextmanager

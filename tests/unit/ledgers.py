@@ -4,8 +4,8 @@ import mmap
 
 from sdcluster.wire.ledger import encode_head
 from sdcluster.wire.scoreboard import SIZE_BYTES, Scoreboard
-from sdcluster.worker.ledger import Ledger, layout_for, memory
-from sdcluster.worker.quarantine import Signatures
+from sdcluster.worker.moving.ledger import Ledger, layout_for, memory
+from sdcluster.worker.moving.signatures import Signatures
 
 
 def new_ledger(limit_bytes: int) -> Ledger:

@@ -7,9 +7,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from architecture import MODULES, ROOMS, ROOT, arrows, imports, name_of, room_of
+from architecture import INNER, MODULES, ROOMS, ROOT, arrows, imports, name_of, room_of
 
-from sdcluster.master.journal import EventKind
+from sdcluster.master.host.journal import EventKind
 
 CATALOG = ROOT.parent / "units" / "sdcluster.catalog"
 
@@ -31,17 +31,21 @@ LIBRARIES = {
 """What the rooms import beside the standard library."""
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_room_imports_what_is_below_it(room: str) -> None:
+EVERY = {"sdcluster": ROOMS, **{f"sdcluster.{room}": inner for room, inner in INNER.items()}}
+
+
+@pytest.mark.parametrize(("within", "room"), [(one, room) for one in EVERY for room in EVERY[one]])
+def test_room_imports_what_is_below_it(within: str, room: str) -> None:
     """Its own arrows alone, and each of them: a room tells in which process it is."""
-    assert {other for one, other in arrows() if one == room} == ROOMS[room]
+    assert {other for one, other in arrows(within) if one == room} == EVERY[within][room]
 
 
-def test_no_arrow_goes_up_or_round() -> None:
+@pytest.mark.parametrize("within", EVERY)
+def test_no_arrow_goes_up_or_round(within: str) -> None:
     """The rooms are in order, so there is no circle."""
-    rooms = list(ROOMS)
+    rooms = list(EVERY[within])
     for index, room in enumerate(rooms):
-        assert ROOMS[room] <= set(rooms[:index]), room
+        assert EVERY[within][room] <= set(rooms[:index]), room
 
 
 def test_no_modules_import_each_other() -> None:
@@ -50,9 +54,10 @@ def test_no_modules_import_each_other() -> None:
     TopologicalSorter(graph).prepare()  # Raises CycleError.
 
 
-def test_every_module_is_in_a_room() -> None:
+@pytest.mark.parametrize("within", EVERY)
+def test_every_module_is_in_a_room(within: str) -> None:
     """A new folder has to say where it stands."""
-    assert {room_of(name_of(module)) for module in MODULES} == {"", *ROOMS}
+    assert {room_of(name_of(module), within) for module in MODULES} == {"", *EVERY[within]}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -14,7 +14,7 @@ from fuzz.exchange import Framing, Kind, Request, framed_body, head
 from fuzz.plan import Connection, Deed, Step, connections, faults
 from fuzz.proxyheader import header
 
-from sdcluster.worker import proxyprotocol
+from sdcluster.wire import proxy_protocol
 
 TESTS = Path(__file__).resolve().parent.parent.parent
 PLAIN = Configuration()
@@ -118,8 +118,8 @@ def test_proxy_says_who_the_client_is() -> None:
     random = Random(1)
     made = [header(random) for _ in range(400)]
     for data, client in made:
-        found = proxyprotocol.parse(data)
-        assert isinstance(found, proxyprotocol.Header)
+        found = proxy_protocol.parse(data)
+        assert isinstance(found, proxy_protocol.Header)
         assert found.length == len(data)
         assert (found.client[0] if found.client else "") == client
     assert {data[:5] for data, _ in made} == {b"PROXY", b"\r\n\r\n\0"}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sdcluster.errors import ProtocolError
-from sdcluster.master.loop import Loop
+from sdcluster.master.host.loop import Loop
 from sdcluster.messaging import endpoint
 from sdcluster.messaging.endpoint import (
     HIGH_WATER_BYTES,

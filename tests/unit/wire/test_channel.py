@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdcluster.core import handing, quarantine, recovery, states
+from sdcluster.core import handing, quarantine, states, verdict
 from sdcluster.errors import ProtocolError
 from sdcluster.wire import channel, scoreboard
 from sdcluster.wire.channel import (
@@ -240,7 +240,7 @@ def test_any_bytes_are_an_order_to_move_or_a_protocol_error() -> None:
 
 def test_limits_are_those_that_the_core_goes_by() -> None:
     """It imports nothing of this: so the numbers stand in two places, and are the same."""
-    assert recovery.MAX_TOTAL_BYTES == MAX_TOTAL_BYTES
+    assert verdict.MAX_TOTAL_BYTES == MAX_TOTAL_BYTES
     told = decode_handoff(encode_handoff(Handoff(hops=1000)), attached=1)
     assert told.hops == handing.MAX_TOLD_HOPS
     assert states.QUARANTINE == channel.QUARANTINE

@@ -1,0 +1,1 @@
+"""The master of a service: from its start to its stop, and what can be asked of it."""

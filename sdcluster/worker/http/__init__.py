@@ -1,0 +1,1 @@
+"""The app on the HTTP engine, and what stands between them."""

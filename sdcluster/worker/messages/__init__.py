@@ -1,0 +1,1 @@
+"""Messages of workers and of the agent."""

@@ -1,0 +1,1 @@
+"""The mold, and what becomes of the processes that it forks."""

@@ -1,0 +1,1 @@
+"""The worker of a program, and the script that it runs."""
