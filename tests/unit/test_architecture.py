@@ -11,6 +11,7 @@ from architecture import INNER, MODULES, ROOMS, ROOT, arrows, imports, name_of, 
 
 from sdcluster.master.host.journal import EventKind
 
+ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
 CATALOG = ROOT.parent / "units" / "sdcluster.catalog"
 
 PURE = {"collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"}
@@ -46,6 +47,30 @@ def test_no_arrow_goes_up_or_round(within: str) -> None:
     rooms = list(EVERY[within])
     for index, room in enumerate(rooms):
         assert EVERY[within][room] <= set(rooms[:index]), room
+
+
+def test_documentation_has_each_room_and_what_it_imports() -> None:
+    """In the order of the rooms, so that it can be read from the top."""
+    rows = re.findall(r"^\| `([a-z_/]+)` \| .* \| (.*)\|$", ARCHITECTURE.read_text(), re.MULTILINE)
+    inner = {f"{room}/{one}": INNER[room][one] for room in INNER for one in INNER[room]}
+    rooms = {**ROOMS, **inner}
+    assert [room for room, _ in rows] == list(rooms)
+    for room, below in rows:
+        if below.strip() != "all of these but `sockets`":
+            assert set(re.findall(r"`(\w+)`", below)) == rooms[room], room
+    assert rooms["worker/mold"] == INNER["worker"].keys() - {"mold", "sockets"}
+
+
+def test_documentation_names_modules_that_there_are() -> None:
+    """Whoever follows it finds them."""
+    names = set(
+        re.findall(
+            r"`((?:cli|config|core|master|messaging|worker)/[a-z_/]+)(?:\.py)?`",
+            ARCHITECTURE.read_text(),
+        )
+    )
+    for name in names:
+        assert (ROOT / f"{name}.py").exists() or (ROOT / name).is_dir(), name
 
 
 def test_no_modules_import_each_other() -> None:
