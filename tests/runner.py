@@ -40,6 +40,8 @@ BOOTED = (*MACHINES, "rpm")
 """Parts that boot machines, and run side by side."""
 PARTS = ("lint", "types", "unit", "integration", "fuzz", *BOOTED)
 FUZZ_S, FUZZ_THOROUGHLY_S = 60, 600
+SIDE_BY_SIDE = 2
+"""Files of integration tests that run at a time."""
 FAULT_RUNS = 10
 """How often the fault suite has to pass in a row in a thorough run."""
 THOROUGH = {
@@ -167,7 +169,8 @@ def run(part: str, *, python: Path, stock: Stock, is_thorough: bool) -> Outcome:
         print(f"\n== {part}", file=out, flush=True)
         try:
             orders = commands(part, python, stock, is_thorough=is_thorough)
-            passed = all(_passes(command, out) for command in orders)
+            passed = part != "integration" or _pass_side_by_side(python, out)
+            passed = passed and all(_passes(command, out) for command in orders)
             reason = ""
         except Unavailable as unavailable:
             passed, reason = False, str(unavailable)
@@ -203,7 +206,6 @@ def commands(part: str, python: Path, stock: Stock, *, is_thorough: bool) -> Ite
             yield [tool / "coverage", "run", "-m", "pytest", "tests/unit", "-q"]
             yield [tool / "coverage", "report", "--fail-under=100"]
         case "integration":
-            yield [python, "-m", "pytest", "tests/integration", "-q", "--durations=5"]
             yield [python, "-m", "pytest", "tests/examples", "-q", "--durations=5"]
             for _ in range(FAULT_RUNS - 1 if is_thorough else 0):
                 yield [python, "-m", "pytest", "tests/integration/test_faults.py", "-q"]
@@ -217,6 +219,37 @@ def commands(part: str, python: Path, stock: Stock, *, is_thorough: bool) -> Ite
         case _:
             options = ("-q", "--durations=5", f"--release={part}", f"--deb={stock.wait()}")
             yield [python, "-m", "pytest", "tests/machine", *options]
+
+
+def _pass_side_by_side(python: Path, out: IO[str]) -> bool:
+    """Run the files of the integration tests, two at a time: each waits more than it works."""
+    files = sorted((CHECKOUT / "tests" / "integration").glob("test_*.py"))
+    # The longest first, so that none of them is left for the end.
+    files.sort(key=lambda file: file.stat().st_size, reverse=True)
+    passed = True
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        for file, code, text, seconds in pool.map(functools.partial(_run_file, python), files):
+            passed = passed and code == 0
+            last = text.splitlines()[-1] if text else "nothing was printed"
+            print(f"{file.name:36} {seconds:6.1f} s  {last}", file=out)
+            if code:
+                print(text, file=out)
+            out.flush()
+    return passed
+
+
+def _run_file(python: Path, file: Path) -> tuple[Path, int, str, float]:
+    began = time.monotonic()
+    words = [str(python), "-m", "pytest", str(file), "-q"]
+    done = subprocess.run(
+        words,
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return file, done.returncode, done.stdout, time.monotonic() - began
 
 
 def _passes(command: Command, out: IO[str]) -> bool:
