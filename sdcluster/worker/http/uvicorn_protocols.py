@@ -51,6 +51,10 @@ class _Waiting:
         """Tell whether the app has nothing to do: no request is begun, or not all of its head."""
         return self.cycle is None or bool(self.cycle.response_complete)
 
+    def is_to_close(self) -> bool:
+        """Tell whether the connection ends with the response that is under way."""
+        return not self.cycle.keep_alive
+
     def has_answered(self, send: Any) -> None:
         """Keep what `send` sends out of the access log, as another worker has sent it."""
         send.__self__.access_log = False

@@ -15,6 +15,7 @@ _FRAMING = re.compile(
 )
 _STATUS = re.compile(rb"HTTP/1\.1 (?!204|304)[2-5]\d\d ")
 """Of a response that may have a body: RFC 9110, 15."""
+_CLOSE = re.compile(rb"\r\nconnection[ \t]*:[^\r]*\bclose\b", re.IGNORECASE)
 _LENGTH = re.compile(rb"\d{1,15}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*(?:;[^\r\n]*)?\r\n")
 
@@ -46,11 +47,17 @@ def request_end(data: bytes | mmap, begin: int, end: int) -> int | None:
 def response_size(data: bytes, request: bytes) -> int | None:
     """Return how many bytes a response has that begins so; None if its head does not tell.
 
-    `request` is how the request begins: the response to HEAD has no body.
+    `request` is how the request begins: the response to HEAD has no body. After one that says so
+    the connection is closed: such a response is not complete before that.
     """
     head_end = data.find(_END_OF_HEAD)
     status = _STATUS.match(data)
-    if head_end < 0 or not status or request.startswith((b"HEAD ", b"CONNECT ")):
+    if (
+        head_end < 0
+        or not status
+        or _CLOSE.search(data, 0, head_end)
+        or request.startswith((b"HEAD ", b"CONNECT "))
+    ):
         return None
     match [(name.lower(), value.strip()) for name, value in _FRAMING.findall(data, 0, head_end)]:
         case [(b"content-length", length)] if _LENGTH.fullmatch(length):

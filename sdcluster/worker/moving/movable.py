@@ -669,7 +669,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         Nothing is noted if more is to come of the request, or behind it.
         """
         is_open = not (self._is_pinned or self._done or self._is_upgraded or self._is_gone)
-        if not is_open or self._engine.is_more_to_come():
+        if not is_open or self._engine.is_more_to_come() or self._engine.is_to_close():
             return
         size = framing.response_size(self._held[0], self._map[self._data_at : self._data_at + 8])
         if size is not None:

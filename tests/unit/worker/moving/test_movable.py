@@ -48,6 +48,10 @@ class Engine:
         """Have nothing to do."""
         return True
 
+    def is_to_close(self) -> bool:
+        """Go on."""
+        return False
+
     def is_more_to_come(self) -> bool:
         """Await nothing."""
         return False

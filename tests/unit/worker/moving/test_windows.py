@@ -102,6 +102,9 @@ class Engine:
     def is_more_to_come(self) -> bool:
         return not self._is_whole or bool(self._data)
 
+    def is_to_close(self) -> bool:
+        return False
+
     def end(self) -> None:
         """Say that the response is complete."""
         if self._is_whole:
