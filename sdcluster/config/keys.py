@@ -25,8 +25,8 @@ class Key:
     check: Check[Any]
     about: str
     """One sentence, for the manual and for editors."""
-    default: str | int | float | bool | None = None
-    """What holds without it, where `Config` does not have it in this form; None if nothing does."""
+    default: str = ""
+    """What holds without it, where `Config` does not have it in this form."""
     for_command: bool = True
 
 
@@ -77,7 +77,7 @@ KEYS: Mapping[str, Key] = {
         "How long a worker that leaves may take to answer what it has, in seconds.",
     ),
     "heartbeat_timeout_s": Key(
-        checks.seconds(0, 86400), "How long an event loop may stand still, in seconds.", 30.0
+        checks.seconds(0, 86400), "How long an event loop may stand still, in seconds."
     ),
     "request_timeout_s": _of_app(
         checks.seconds(0, 86400),
@@ -137,10 +137,9 @@ def json_schema() -> Schema:
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
     properties = {}
     for name, key in KEYS.items():
-        default = defaults.get(name) if key.default is None else key.default
-        stated = {"default": default} if isinstance(default, (bool, int, float, str)) else {}
-        if default == "":
-            stated = {}
+        default = key.default or defaults.get(name)
+        is_stated = isinstance(default, (int, float, str)) and default != ""
+        stated = {"default": default} if is_stated else {}
         properties[name] = {"description": key.about, **stated, **key.check.schema}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -5,6 +5,7 @@ Used by the master and by the workers; it needs the standard library alone.
 
 import array
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -23,6 +24,16 @@ NO_ROOM = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
 
 _CTRUNC, _TRUNC = int(socket.MSG_CTRUNC), int(socket.MSG_TRUNC)  # As enums they are slow.
 _SIZE_BYTES = array.array("i").itemsize
+
+
+def queued(fd: int, request: int) -> int:
+    """Return what FIONREAD, or SIOCOUTQ, tells of a descriptor: bytes, see tcp(7) and unix(7).
+
+    Raises OSError.
+    """
+    answer = array.array("i", [0])
+    fcntl.ioctl(fd, request, answer)
+    return answer[0]
 
 
 def space(count: int) -> int:

@@ -1,6 +1,6 @@
 """What a loop can do for those that need one, and asyncio's as such a loop.
 
-The service's master has a loop of its own (`master.loop`), which runs nothing of the user's. A
+The service's master has a loop of its own (`master.host.loop`), which runs nothing of the user's. A
 program that uses the library has asyncio's, on which its handlers run as well.
 """
 

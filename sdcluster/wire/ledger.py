@@ -1,8 +1,8 @@
 """The ledger: what a worker knows of each of its connections, for when it dies.
 
 Shared memory (a memfd) of the worker and its keeper, which gives it to the master. The master only
-reads it. The keeper adds what a dead worker could not: see `worker.uncounted` and
-`worker.quarantine`. A connection's number is that of its descriptor in the worker.
+reads it. The keeper adds what a dead worker could not: see `worker.moving.unix_counts` and
+`worker.moving.signatures`. A connection's number is that of its descriptor in the worker.
 
     bytes               what
     0-4095              the head: `Head`, a 64-bit word each
@@ -12,7 +12,7 @@ reads it. The keeper adds what a dead worker could not: see `worker.uncounted` a
     `limit` each        for each number: what was read from it since its request began
 
 Each change is one word, and however many of them the worker gets through before it dies, what is
-there can be told from what the kernel has counted: see `core.recovery`.
+there can be told from what the kernel has counted: see `core.verdict`.
 """
 
 import struct

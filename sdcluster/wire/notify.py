@@ -10,7 +10,7 @@ control channel. So there is one vocabulary for every kind of worker:
     X_WORN=1     it was told to stop, and serves until another does in its place (ours)
     X_TAKEN=1    it took or closed connections while the master was waiting for room (ours)
     X_STARVED=1  connections wait, or may, that it has no descriptors for (ours)
-    X_KEEPER=PID its keeper runs, see `worker.keeper` (ours)
+    X_KEEPER=PID its keeper runs, see `worker.moving.keeper` (ours)
     X_FAILED=…   why it could not become ready, one line (ours)
 
 Unknown keys are ignored, and so are lines that make no sense, as systemd does.

@@ -1,11 +1,11 @@
 """What the kernel has counted of a connection: how much was read from it, and written to it."""
 
-import array
-import fcntl
 import socket
 import struct
 import termios
 from dataclasses import dataclass
+
+from sdcluster.system.descriptors import queued
 
 _INFO_BYTES = 192
 _TOTALS = struct.Struct("=QQ")
@@ -36,7 +36,8 @@ def counts(connection: socket.socket) -> Counts | None:
     for _ in range(_ATTEMPTS):
         try:
             before = _info(connection)
-            unread, unsent = _asked(connection, termios.FIONREAD), _unacknowledged(connection)
+            unread = queued(connection.fileno(), termios.FIONREAD)
+            unsent = queued(connection.fileno(), termios.TIOCOUTQ)  # SIOCOUTQ, as far as is known.
             after = _info(connection)
         except OSError:
             return None
@@ -60,14 +61,3 @@ def _info(connection: socket.socket) -> tuple[int, int, int] | None:
         return None
     acknowledged, received = _TOTALS.unpack_from(info, _TOTALS_AT)
     return info[0], acknowledged, received
-
-
-def _unacknowledged(connection: socket.socket) -> int:
-    """Return what was written and the peer has not got, as far as is known: SIOCOUTQ, tcp(7)."""
-    return _asked(connection, termios.TIOCOUTQ)
-
-
-def _asked(connection: socket.socket, request: int) -> int:
-    answer = array.array("i", [0])
-    fcntl.ioctl(connection, request, answer)
-    return answer[0]

@@ -1,7 +1,7 @@
 """The connections that wait for a worker, and the memory of what they have brought along.
 
 Each that was handed over has up to `MAX_UNANSWERED_BYTES` of a request. How many of those come at
-once is bounded by the ledgers, which what comes was kept in: see `worker.ledger`.
+once is bounded by the ledgers, which what comes was kept in: see `worker.moving.ledger`.
 """
 
 import ctypes

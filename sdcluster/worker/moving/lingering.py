@@ -5,25 +5,21 @@ the kernel drops what the client has not got yet of the responses, tcp(7). So it
 writing only, and read from until the client closes as well, RFC 9112, 9.6; or until nothing moves.
 """
 
-import array
 import asyncio
 import contextlib
-import fcntl
 import termios
 from typing import Any
+
+from sdcluster.system.descriptors import queued
 
 SILENCE_S = 0.5
 """How long nothing may come, nor be acknowledged, before it is closed all the same."""
 DEADLINE_S = 30.0
 """How long a client is read from that never ends."""
-_SCRATCH_BYTES = 64 * 1024
 
 
 class Lingering(asyncio.BufferedProtocol):
     """The protocol of a connection from its last response to its end."""
-
-    _scratch = memoryview(bytearray(_SCRATCH_BYTES))
-    """Of all of them: nobody looks at what comes."""
 
     def __init__(
         self,
@@ -31,15 +27,17 @@ class Lingering(asyncio.BufferedProtocol):
         fd: int,
         before: asyncio.BaseProtocol,
         *,
+        scratch: memoryview,
         among: "set[Lingering]",
     ) -> None:
         """`before` was the transport's protocol; it is told of the connection's end.
 
-        Until then this one is `among` the others.
+        Until then this one is `among` the others. What comes is read to `scratch`, and dropped.
         """
         self._transport = transport
         self._fd = fd
         self._before = before
+        self._scratch = scratch
         self._loop = loop = asyncio.get_running_loop()
         self._received = 0
         self._seen = self._progress()
@@ -70,10 +68,10 @@ class Lingering(asyncio.BufferedProtocol):
 
     def _progress(self) -> tuple[int, int, int]:
         """Return what changes while the client sends or receives."""
-        unacknowledged = array.array("i", [0])
+        unacknowledged = 0
         with contextlib.suppress(OSError):
-            fcntl.ioctl(self._fd, termios.TIOCOUTQ, unacknowledged)  # SIOCOUTQ, tcp(7), unix(7).
-        return self._received, unacknowledged[0], self._transport.get_write_buffer_size()
+            unacknowledged = queued(self._fd, termios.TIOCOUTQ)
+        return self._received, unacknowledged, self._transport.get_write_buffer_size()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Return where to read to."""

@@ -253,7 +253,7 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
     )
 
     is_unix = False
-    """Whether its bytes are not counted by the kernel: see `movableunix`."""
+    """Whether its bytes are not counted by the kernel: see `movable_unix`."""
 
     def __init__(self, engine: Any, number: int, handoff: Handoff, moves: Moves) -> None:
         """`number` is the descriptor's; the ledger has it already."""
@@ -730,7 +730,8 @@ class MovableConnection(asyncio.BufferedProtocol, asyncio.Transport):
         """Close it when the client has what was written, though it may still send."""
         transport, self._transport = self._transport, _CLOSED
         if not transport.is_closing():
-            Lingering(transport, self._fd, self, among=self._moves.lingering)
+            scratch, among = self._ledger.scratch, self._moves.lingering
+            Lingering(transport, self._fd, self, scratch=scratch, among=among)
 
     def abort(self) -> None:
         """Close it at once."""

@@ -15,10 +15,9 @@ what is left.
 import fcntl
 import os
 import socket
-import struct
 import termios
 
-from sdcluster.system.descriptors import Borrowed
+from sdcluster.system.descriptors import Borrowed, queued
 from sdcluster.wire.ledger import NOT_KNOWN, Head, Word
 from sdcluster.worker.moving.ledger import Ledger
 
@@ -115,5 +114,4 @@ def _unread(fd: int) -> int:
 
 
 def _unwritten(pipe: int) -> int:
-    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
-    return int(struct.unpack("i", answer)[0])
+    return queued(pipe, termios.FIONREAD)

@@ -7,11 +7,9 @@ is at its end, and ready to be read for ever; it is taken out, and nobody is wok
 """
 
 import errno
-import fcntl
 import os
 import select
 import socket
-import struct
 import termios
 import threading
 from collections.abc import Callable
@@ -26,7 +24,6 @@ from sdcluster.worker.sockets import tls, uvicorn_server
 from sdcluster.worker.sockets.listener import ClusterListener
 
 _ANCILLARY_BYTES = descriptors.space(1)
-_INT = struct.Struct("i")
 
 
 class HandedListener(ClusterListener):
@@ -80,10 +77,9 @@ class HandedListener(ClusterListener):
     def has_connection(self) -> bool:
         """Whether `accept` has one to take: that no more will come is none."""
         try:
-            waiting = fcntl.ioctl(self._channel.fileno(), termios.FIONREAD, bytes(_INT.size))
+            return descriptors.queued(self._channel.fileno(), termios.FIONREAD) > 0
         except (OSError, ValueError):
             return False  # It is closed.
-        return bool(_INT.unpack(waiting)[0])
 
     def _accept_one(self) -> tuple[socket.socket, Any]:
         """Do as `accept`.

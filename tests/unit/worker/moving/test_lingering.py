@@ -30,7 +30,8 @@ async def linger(server: socket.socket, among: set[Lingering], data: bytes = b""
     """Have one side of a connection linger, with something unwritten."""
     transport, before = await asyncio.get_running_loop().connect_accepted_socket(Before, server)
     transport.write(data)
-    Lingering(transport, server.fileno(), before, among=among)
+    scratch = memoryview(bytearray(65536))
+    Lingering(transport, server.fileno(), before, scratch=scratch, among=among)
     return before
 
 
