@@ -1,7 +1,7 @@
 """A process that takes part in a cluster by messages: what a worker is to the code that runs in it.
 
-Workers of a program (`program_worker`), workers of a service (`service`) and the agent differ in who
-runs the loop that the channel to the master is on, and in whom they speak to.
+Workers of a program (`program_worker`), workers of a service (`service`) and the agent differ in
+who runs the loop that the channel to the master is on, and in whom they speak to.
 """
 
 import asyncio
